@@ -1,0 +1,66 @@
+"""A bounded channel between two stages.
+
+Invariants
+- At most `capacity` items wait; a full channel blocks its sender (the sender suffers, nothing is dropped).
+- `close()` never blocks. Items sent before it are still received; then every receiver's loop ends.
+- A send on a closed channel raises `ChannelClosed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ChannelClosed(Exception):  # noqa: N818 - it names a state
+    """Sent on, or received from, a channel that is closed (and drained)."""
+
+
+class Channel(Generic[T]):
+    """FIFO of at most `capacity` items, many senders, many receivers."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def send(self, item: T) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or len(self._items) < self.capacity)
+            if self._closed:
+                raise ChannelClosed
+            self._items.append(item)
+            self._changed.notify_all()
+
+    async def receive(self) -> T:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._items or self._closed)
+            if not self._items:
+                raise ChannelClosed
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    async def close(self) -> None:
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while True:
+            try:
+                yield await self.receive()
+            except ChannelClosed:
+                return
