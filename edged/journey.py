@@ -1,0 +1,254 @@
+"""One landing, from vision to its verdicts: decoded, prepared, inferred, judged. Nothing is recorded here, so `edged infer` shares it.
+
+Invariants
+- Every tensor's slot is freed exactly once: by inference once it was asked, else here.
+- An answer that no model may give is the image's fault only when the model's golden image still passes, and only after three tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from edged.config import Camera, Combine, Recipe
+from edged.errors import ModelOutputInvalid
+from edged.nouns import (
+    Frame,
+    ImageFacts,
+    InputPlan,
+    Landing,
+    ModelContract,
+    ModelOutputs,
+    PagePart,
+    PageResult,
+    Quality,
+    Tensor,
+    Verdict,
+    VerdictKind,
+)
+from edged.vision import Rejected
+
+log = structlog.get_logger("edged.journey")
+T = TypeVar("T")
+
+OUTPUT_TRIES = 3
+
+
+class Vision(Protocol):
+    def prepare(
+        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | None
+    ) -> AsyncGenerator[PagePart, None]: ...
+    def release(self, tensor: Tensor) -> None: ...
+
+
+class Inference(Protocol):
+    def plans(self, recipe: str) -> tuple[InputPlan, ...]: ...
+    def contracts(self, recipe: str) -> tuple[ModelContract, ...]: ...
+    async def infer(self, recipe: str, model: int, tensors: Sequence[Tensor]) -> ModelOutputs: ...
+    async def verify(self, recipe: str, model: int) -> None: ...
+
+
+class Judge(Protocol):
+    def __call__(
+        self,
+        recipe: Recipe,
+        contracts: Sequence[ModelContract],
+        outputs: Sequence[ModelOutputs],
+        *,
+        width: int,
+        height: int,
+        frame: Frame | None,
+        complete: bool,
+        quality: Quality | None,
+        recipe_known: bool,
+        reference_missing: bool,
+    ) -> Verdict: ...
+
+
+class Gate(Protocol):
+    def __call__(self, recipe: Recipe, contract: ModelContract, outputs: ModelOutputs) -> bool: ...
+
+
+@dataclass(slots=True)
+class _Page:
+    """One page under way: what each model said of the parts so far."""
+
+    outputs: list[list[ModelOutputs]]
+    timing_ms: dict[str, float] = field(default_factory=dict)
+    rejected: tuple[str, str] | None = None
+
+    def spent(self, stage: str, ms: float) -> None:
+        self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + ms
+
+
+class Journey:
+    """`reference(landing)` is the golden reference's path, or None."""
+
+    def __init__(
+        self,
+        *,
+        cameras: Sequence[Camera],
+        recipes: Sequence[Recipe],
+        vision: Vision,
+        inference: Inference,
+        judge: Judge,
+        gate: Gate,
+        reference: Callable[[Landing], Path | None],
+        monotonic: Callable[[], float] = time.monotonic,
+        utcnow: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in cameras}
+        self._recipes = {recipe.name: recipe for recipe in recipes}
+        self._vision, self._inference, self._judge, self._gate = vision, inference, judge, gate
+        self._reference, self._monotonic, self._utcnow = reference, monotonic, utcnow
+        self._output_tries: dict[tuple[str, bytes], int] = {}
+
+    def forget(self, landing: Landing) -> None:
+        """The landing is recorded or gone: its tries no longer count."""
+        self._output_tries.pop((landing.camera, landing.path), None)
+
+    async def judge(self, landing: Landing) -> list[PageResult]:
+        """One result a page.
+
+        Raises Unavailable or ModelMismatch (hold the recipe), ModelOutputInvalid (try again), ChangedUnderway, FileNotFoundError.
+        """
+        recipe = self._recipes[landing.recipe]
+        plans, contracts = self._inference.plans(recipe.name), self._inference.contracts(recipe.name)
+        results: list[PageResult] = []
+        page: _Page | None = None
+        try:
+            async with aclosing(self._vision.prepare(landing, recipe.name, plans, self._reference(landing))) as parts:
+                async for part in parts:
+                    page = page or _Page([[] for _ in contracts])
+                    await self._infer_part(landing, recipe, contracts, page, part)
+                    if part.last:
+                        results.append(self._judge_page(landing, recipe, contracts, page, part))
+                        page = None
+        except Rejected as error:
+            # A multi-page file that breaks half way is one ERROR for the file.
+            reason, detail = (landing.rejected or error.reason), (landing.rejected_detail or error.detail)
+            return [self._error(landing, error.image, None, reason, detail)]
+        return results
+
+    async def _infer_part(
+        self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart
+    ) -> None:
+        """Asks the recipe's models about the part's tensors, in a chain only as far as the first one lets it."""
+        for stage, ms in part.timing_ms.items():
+            page.spent(stage, ms)
+        page.rejected = page.rejected or (landing.rejected and (landing.rejected, landing.rejected_detail)) or part.rejected
+        by_model = [[t for t in part.tensors if t.model == index] for index in range(len(contracts))]
+        if page.rejected:
+            self._free(part.tensors)
+            return
+        first = 1 if recipe.combine is Combine.CHAIN else len(contracts)
+        try:
+            answers = await _all(self._inference.infer(recipe.name, i, by_model[i]) for i in range(first))
+            if first < len(contracts) and self._gate(recipe, contracts[0], answers[0]):
+                rest, first = range(first, len(contracts)), len(contracts)
+                answers += await _all(self._inference.infer(recipe.name, i, by_model[i]) for i in rest)
+        except ModelOutputInvalid as error:
+            page.rejected = await self._blame(landing, recipe, contracts, error)
+            return
+        finally:
+            self._free(t for tensors in by_model[first:] for t in tensors)
+        for index, answer in enumerate(answers):
+            page.outputs[index].append(answer)
+        page.spent("queue", max(answer.queue_ms for answer in answers))
+        page.spent("infer", max(answer.infer_ms for answer in answers))
+
+    async def _blame(
+        self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], error: ModelOutputInvalid
+    ) -> tuple[str, str]:
+        """The golden image decides: it fails, ModelMismatch holds the recipe; it passes, the image is tried again, then rejected."""
+        index = next((i for i, c in enumerate(contracts) if c.name == error.model), 0)
+        await self._inference.verify(recipe.name, index)
+        key = (landing.camera, landing.path)
+        tries = self._output_tries[key] = self._output_tries.get(key, 0) + 1
+        if tries < OUTPUT_TRIES:
+            raise error
+        return "model-output", f"{error}; its golden image passes, and {OUTPUT_TRIES} tries gave the same"
+
+    def _judge_page(
+        self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart
+    ) -> PageResult:
+        if page.rejected:
+            return self._error(landing, part.image, part.quality, *page.rejected)
+        began = self._monotonic()
+        outputs = [_joined(answers) for answers in page.outputs if answers]
+        identity = landing.identity
+        verdict = self._judge(
+            recipe,
+            contracts[: len(outputs)],
+            outputs,
+            width=part.image.width or 0,
+            height=part.image.height or 0,
+            frame=identity.frame or self._frames.get(landing.camera),
+            complete=identity.material.complete,
+            quality=part.quality,
+            recipe_known=identity.recipe is None or identity.recipe in self._recipes,
+            reference_missing="reference-missing" in part.preprocess_steps,
+        )
+        page.spent("verdict", (self._monotonic() - began) * 1000)
+        return self._result(landing, part.image, part.quality, verdict, part, page.timing_ms)
+
+    def _error(self, landing: Landing, image: ImageFacts, quality: Quality | None, reason: str, detail: str) -> PageResult:
+        log.info("journey.rejected", image=landing.name, camera=landing.camera, page=image.page, reason=reason, detail=detail)
+        recipe = self._recipes[landing.recipe]
+        verdict = Verdict(VerdictKind.ERROR, reason, f"{recipe.name}@{recipe.rules.version}")
+        return self._result(landing, image, quality, verdict, None, {})
+
+    def _result(
+        self,
+        landing: Landing,
+        image: ImageFacts,
+        quality: Quality | None,
+        verdict: Verdict,
+        part: PagePart | None,
+        timing_ms: dict[str, float],
+    ) -> PageResult:
+        total_ms = landing.settle_ms + (self._monotonic() - landing.settled_monotonic) * 1000
+        return PageResult(
+            landing=landing,
+            image=image,
+            verdict=verdict,
+            quality=quality,
+            preprocess_hash=part.preprocess_hash if part else None,
+            preprocess_steps=part.preprocess_steps if part else (),
+            timing_ms={"settle": landing.settle_ms, **timing_ms, "total": total_ms},
+            decided=self._utcnow(),
+        )
+
+    def _free(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self._vision.release(tensor)
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Every call runs to its end, since each owns slots; then the first failure is raised."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers  # type: ignore[return-value]
+
+
+def _joined(answers: Sequence[ModelOutputs]) -> ModelOutputs:
+    """The parts of one page as if the model had been asked once."""
+    if len(answers) == 1:
+        return answers[0]
+    return ModelOutputs(
+        answers[0].model,
+        tuple(tile for answer in answers for tile in answer.tiles),
+        tuple(geometry for answer in answers for geometry in answer.geometries),
+        sum(answer.queue_ms for answer in answers),
+        sum(answer.infer_ms for answer in answers),
+    )

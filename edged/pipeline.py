@@ -1,0 +1,134 @@
+"""The journey of one image, top to bottom.
+
+    drop folder                  bounded channel, ring slots                           SQLite            broker
+    [intake] --Landing--> [vision] --Tensor--> [inference] --Outputs--> [verdict] --> [ledger] ==> [plant] --PUBACK
+       ^ a full channel, or a ring without a free slot, blocks its sender; at the far end the images simply wait in the folder
+
+`journey.py` takes one landing from vision to its verdicts; this file runs many of them, records what they say and tells intake.
+
+Invariants
+- One direction, no way back: a landing that cannot go on is put back, which means that it waits in its folder and is looked at again.
+- Nothing here is durable. Until `ledger.record` has returned, a crash costs nothing but work: the folder is listed again.
+- Intake hears `done` only after the commit: no file is moved or deleted before its verdict is on disk.
+- A peer that is away holds its (camera, recipe) only; the others go on.
+- The write of an outcome is shielded from cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+
+from edged.channel import Channel
+from edged.errors import ModelMismatch, ModelOutputInvalid, Unavailable
+from edged.holds import Holds
+from edged.nouns import Landing, PageResult, Recorded, Recording
+from edged.vision import ChangedUnderway
+
+log = structlog.get_logger("edged.pipeline")
+T = TypeVar("T")
+
+
+class Journey(Protocol):
+    async def judge(self, landing: Landing) -> list[PageResult]: ...
+    def forget(self, landing: Landing) -> None: ...
+
+
+class Intake(Protocol):
+    def put_back(self, landing: Landing) -> None: ...
+    async def done(self, landing: Landing, recorded: Recorded) -> None: ...
+    async def vanished(self, landing: Landing) -> None: ...
+
+
+class Ledger(Protocol):
+    async def record(self, pages: Sequence[PageResult]) -> Recorded: ...
+
+
+class Metrics(Protocol):
+    def image_done(self, camera: str, outcome: str) -> None: ...
+    def verdict(self, kind: str) -> None: ...
+    def stage(self, stage: str, seconds: float) -> None: ...
+
+
+class Pipeline:
+    """Takes landings from the channel until it closes; `workers` images are under way at once."""
+
+    def __init__(
+        self,
+        *,
+        landings: Channel[Landing],
+        journey: Journey,
+        intake: Intake,
+        ledger: Ledger,
+        metrics: Metrics,
+        holds: Holds,
+        workers: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._landings, self._journey, self._intake, self._ledger = landings, journey, intake, ledger
+        self._metrics, self._holds, self._workers, self._monotonic = metrics, holds, workers, monotonic
+        self.in_flight = 0
+        self.advanced = monotonic()
+
+    async def run(self) -> None:
+        """Ends when the channel is closed and everything taken from it is recorded or put back."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                group.create_task(self._work(), name=f"journey-{number}")
+
+    async def _work(self) -> None:
+        async for landing in self._landings:
+            self.in_flight += 1
+            try:
+                await self._one(landing)
+            finally:
+                self.in_flight -= 1
+                self.advanced = self._monotonic()
+
+    async def _one(self, landing: Landing) -> None:
+        """From a landing to its record; every way out records it, puts it back, or knows it gone."""
+        if self._holds.active(landing.camera, landing.recipe):
+            self._intake.put_back(landing)
+            return
+        try:
+            pages = await self._journey.judge(landing)
+            recorded = await _shielded(self._ledger.record(pages))
+        except (Unavailable, ModelMismatch) as error:
+            self._holds.hold(landing.camera, landing.recipe, error)
+            self._intake.put_back(landing)
+        except ModelOutputInvalid as error:
+            log.warning("pipeline.model_output", image=landing.name, camera=landing.camera, error=str(error))
+            self._intake.put_back(landing)
+        except ChangedUnderway:
+            self._intake.put_back(landing)
+        except FileNotFoundError:
+            self._journey.forget(landing)
+            await self._intake.vanished(landing)
+        else:
+            self._journey.forget(landing)
+            self._holds.release(landing.camera, landing.recipe)
+            await _shielded(self._intake.done(landing, recorded))
+            self._count(landing, pages, recorded)
+
+    def _count(self, landing: Landing, pages: Sequence[PageResult], recorded: Recorded) -> None:
+        self._metrics.image_done(landing.camera, recorded.outcome.value)
+        if recorded.outcome is not Recording.RECORDED:
+            return
+        for page in pages:
+            self._metrics.verdict(page.verdict.kind.value)
+            for stage, value_ms in page.timing_ms.items():
+                self._metrics.stage(stage, value_ms / 1000)
+
+
+async def _shielded(outcome: Awaitable[T]) -> T:
+    """Waits for an outcome to its end even when we are cancelled meanwhile: a verdict under way is not torn."""
+    task = asyncio.ensure_future(outcome)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
