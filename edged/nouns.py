@@ -1,6 +1,7 @@
 """The nouns that travel from room to room: frozen, slotted, without behaviour.
 
-Paths below a camera's folder travel as the bytes the file system holds: a file name need not be UTF-8. `display_name` is the one way to show one.
+Paths below a camera's folder travel as the bytes the file system holds: a file name need not be UTF-8.
+`display_name` is the one way to show one.
 Wall-clock times are aware UTC datetimes; durations come from a monotonic clock.
 """
 
@@ -12,12 +13,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 
 class VerdictKind(StrEnum):
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 - no password
     FAIL = "FAIL"
     REVIEW = "REVIEW"
     ERROR = "ERROR"
@@ -164,7 +164,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the decoder found in the file; `sha256` is of the whole file, the rest of this page. Unknown numbers are None (page undecodable)."""
+    """What the decoder found in the file; `sha256` is of the whole file, the rest of this page. Unknown numbers are None."""
 
     sha256: str
     bytes: int
@@ -181,7 +181,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One defect on one page. `box_px` = x, y, w, h from the top left pixel of the original page, x right, y down; None: the whole image."""
+    """One defect on one page. `box_px` = x, y, w, h from the page's top left pixel, x right, y down; None: the whole image."""
 
     name: str
     confidence: float
@@ -197,7 +197,7 @@ class Defect:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelOutputs:
-    """What one model said about one page. `tiles[i]` maps an output's name to its array without batch axis; `geometries[i]` belongs to it."""
+    """What one model said about one page. `tiles[i]` maps output name to array without batch axis; `geometries[i]` belongs to it."""
 
     model: ModelFacts
     tiles: tuple[Mapping[str, NDArray[Any]], ...]

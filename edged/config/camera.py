@@ -12,7 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from edged.config.station import Section, Segment
 
 IDENTITY_FIELDS = frozenset(
-    "lot_id wafer_id slot carrier_id product step die_x die_y site recipe chamber job_id operator acquired".split()
+    (
+        *("lot_id", "wafer_id", "slot", "carrier_id", "product", "step", "die_x", "die_y", "site"),
+        *("recipe", "chamber", "job_id", "operator", "acquired"),
+    )
 )
 """Names an identity source may set: regex groups, template fields, sidecar keys."""
 
@@ -56,7 +59,7 @@ class IdentitySource(Section):
 
     kind: IdentityKind
     pattern: str | None = None
-    keys: dict[str, str] = {}
+    keys: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _pattern_fits_kind(self) -> IdentitySource:

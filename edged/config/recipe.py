@@ -14,8 +14,9 @@ from edged.config.station import Section
 class Preprocess(Section):
     """From the decoded page to a model's input. The same keys stand in a model's manifest; a recipe without its own uses the model's.
 
-    `interpolation = "area"`: INTER_AREA when shrinking, INTER_LINEAR when growing. `fit = "none"` needs the exact size; `tile` cuts
-    width x height tiles at native scale with `tile_overlap_px`. 16-bit pages: full range >> 8, or the window [low, high] stretched to 0..255.
+    `interpolation = "area"`: INTER_AREA when shrinking, INTER_LINEAR when growing. `fit = "none"` needs the exact size;
+    `tile` cuts width x height tiles at native scale with `tile_overlap_px`. 16-bit pages: full range >> 8, or the window
+    [low, high] stretched to 0..255.
     """
 
     colour: Literal["gray", "rgb"] = "gray"
@@ -67,7 +68,7 @@ class Combine(StrEnum):
 
 
 class Action(StrEnum):
-    PASS = "PASS"
+    PASS = "PASS"  # noqa: S105 - no password
     FAIL = "FAIL"
     REVIEW = "REVIEW"
 
@@ -114,7 +115,7 @@ class Rules(Section):
     zone: tuple[Zone, ...] = ()
     min_confidence: float = Field(0.3, ge=0, le=1)
     merge_iou: float = Field(0.4, ge=0, le=1)
-    codes: dict[str, ClassCode] = {}
+    codes: dict[str, ClassCode] = Field(default_factory=dict)
     quality: QualityLimits = QualityLimits()
 
     @model_validator(mode="after")

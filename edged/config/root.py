@@ -31,7 +31,8 @@ class Config(Section):
         recipes = {recipe.name for recipe in self.recipe}
         for camera in self.camera:
             if camera.recipe not in recipes:
-                raise ValueError(f"camera {camera.name} names the recipe {camera.recipe!r}, which is not there; there are {sorted(recipes)}")
+                there = ", ".join(sorted(recipes))
+                raise ValueError(f"camera {camera.name} names the recipe {camera.recipe!r}, which is not there; there are {there}")
         return self
 
     @property
