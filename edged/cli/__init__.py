@@ -1,0 +1,73 @@
+"""The commands a person types. Exit codes: 0 done; 1 something is wrong (said in one sentence); 2 wrong usage; 78 wrong configuration."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from edged import __version__
+
+DEFAULT_CONFIG = Path("/etc/edged/edged.toml")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Each command names the module that does it as `module:function`; it is imported only when asked for."""
+    top = argparse.ArgumentParser(prog="edged", description="Judges inspection images from drop folders and tells the plant.")
+    top.add_argument("--version", action="version", version=f"edged {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, does: str, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(does=does)
+        sub.add_argument("--config", type=Path, default=None, metavar="FILE", help=f"the configuration (default {DEFAULT_CONFIG})")
+        sub.add_argument("--json", action="store_true", help="machine-readable output")
+        return sub
+
+    command("run", "run:run", "run the daemon in the foreground; systemd and SIGTERM end it")
+    command("check-config", "offline:check_config", "list everything that is wrong with the configuration, and what it will do")
+    command("doctor", "doctor:doctor", "look at this machine and at every peer, and say what would not work")
+    _remote(command("status", "remote:status", "what the running daemon is doing, and what is wrong"))
+    tail = command("tail", "remote:tail", "print each result as it is recorded")
+    _remote(tail)
+    tail.add_argument("-n", type=int, default=10, metavar="N", help="begin with the last N results (default 10)")
+    tail.add_argument("--once", action="store_true", help="print those and end")
+    trace = command("trace", "remote:trace", "one file's timeline: seen, settled, judged, recorded, delivered, or why not")
+    _remote(trace)
+    trace.add_argument("name", metavar="NAME", help="a file name, or its path below the camera's folder")
+
+    identify = command("identify", "offline:identify", "show which lot, wafer and die file names and sidecars tell, before go-live")
+    identify.add_argument("--camera", metavar="NAME", help="read names as this camera does (default: the camera whose folder it is, else the first)")
+    identify.add_argument("files", nargs="+", metavar="FILE", help="an image, or only a name: it need not exist")
+
+    infer = command("infer", "infer:infer", "judge files as the daemon would, without recording or publishing anything")
+    infer.add_argument("--recipe", metavar="R", help="judge with this recipe, or with the model of that name")
+    infer.add_argument("--camera", metavar="NAME", help="tell identity as this camera does")
+    infer.add_argument("--reference", type=Path, metavar="FILE", help="the golden reference of all the files")
+    infer.add_argument("--triton", metavar="HOST:PORT", help="the gRPC address of Triton (default: [triton] endpoints)")
+    infer.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    simulate = command("simulate", "simulate:simulate", "play an inspection tool: drop images into a folder")
+    simulate.add_argument("folder", type=Path, metavar="FOLDER", help="where the images are dropped")
+    simulate.add_argument("--from", dest="source", type=Path, metavar="DIR", help="images to drop; without it dies are generated")
+    simulate.add_argument("--count", type=int, default=100, metavar="N", help="how many (default 100; 0: until stopped)")
+    simulate.add_argument("--rate", type=float, default=5.0, metavar="PER_S", help="images per second (default 5)")
+    simulate.add_argument("--style", action="append", choices=["rename", "slow", "inplace", "preallocated"], help="how files are written")
+    simulate.add_argument("--faults", type=float, default=0.0, metavar="SHARE", help="share of truncated and corrupt files, 0..1")
+    simulate.add_argument("--seed", type=int, default=1)
+
+    command("schema", "offline:schema", "print the JSON Schema of the result message")
+    return top
+
+
+def _remote(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--url", metavar="URL", help="the daemon's address (default: [http] bind of the configuration)")
+    sub.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the token to show, where one is needed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command of `argv`; returns the exit code. ConfigError passes through."""
+    args = parser().parse_args(argv)
+    module, function = args.does.split(":")
+    return int(getattr(importlib.import_module(f"edged.cli.{module}"), function)(args))

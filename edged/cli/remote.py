@@ -1,0 +1,100 @@
+"""status, tail and trace: asked of the running daemon over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edged.cli import DEFAULT_CONFIG
+from edged.config import load
+from edged.errors import ConfigError, Unavailable
+
+Json = dict[str, Any]
+
+
+def status(args: argparse.Namespace) -> int:
+    """Exit 1 when something is wrong, so that a script may ask too."""
+    answer = _client(args)("/api/v1/status")
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        print(f"{answer['light'].upper()}: {answer['sentence']}")
+        if answer.get("next_step"):
+            print(f"  do: {answer['next_step']}")
+        for item in answer["health"]:
+            print(f"  {item['status']:9} {item['name']:20} {item.get('cause') or ''}")
+        outbox = answer["outbox"]
+        print(f"  results {answer['results']['total']}, waiting for delivery {outbox['undelivered']}")
+    return 0 if answer["light"] == "green" else 1
+
+
+def tail(args: argparse.Namespace) -> int:
+    """Prints results in the order of their sequence, oldest first."""
+    get = _client(args)
+    rows: list[Json] = get(f"/api/v1/results?limit={max(args.n, 1)}")["results"]
+    last = 0
+    while True:
+        for row in sorted(rows, key=lambda row: int(row["sequence"])):
+            if int(row["sequence"]) > last:
+                last = int(row["sequence"])
+                print(json.dumps(row) if args.json else _line(row), flush=True)
+        if args.once:
+            return 0
+        time.sleep(0.5)
+        rows = get("/api/v1/results?limit=200")["results"]
+
+
+def trace(args: argparse.Namespace) -> int:
+    """Exit 1 when nothing is known of the name."""
+    answer = _client(args)("/api/v1/trace?name=" + urllib.parse.quote(args.name))
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        for entry in answer["entries"]:
+            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("time", "what") and v is not None)
+            print(f"{entry.get('time') or '-':27} {entry.get('what', ''):12} {facts}")
+        if not answer["entries"]:
+            print(f"Nothing is known of {args.name}: no such file was seen in a watched folder.")
+    return 0 if answer["entries"] else 1
+
+
+def _line(row: Json) -> str:
+    return f"{row['decided']}  {row['verdict']:6} {row['camera']:10} {row['name']:40} {row['reason']}"
+
+
+def _client(args: argparse.Namespace) -> Callable[[str], Json]:
+    base = args.url or _address(args.config)
+    headers = {"Accept": "application/json"}
+    if args.token_file:
+        headers["Authorization"] = "Bearer " + args.token_file.read_text().strip()
+
+    def get(path: str) -> Json:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=10) as answer:  # noqa: S310 - http(s)
+                found: Json = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            problem = json.load(error) if "json" in error.headers.get_content_type() else {"title": error.reason}
+            raise Unavailable("the daemon's answer", str(problem.get("detail") or problem.get("title"))) from None
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "reason", error)
+            raise Unavailable(f"the daemon at {base}", str(cause), "See whether it runs: systemctl status edged.") from None
+
+    return get
+
+
+def _address(config: Path | None) -> str:
+    try:
+        http = load(config or DEFAULT_CONFIG).http
+    except ConfigError:
+        if config is not None:
+            raise
+        return "http://127.0.0.1:9180"
+    return f"{'https' if http.tls_cert else 'http'}://{http.bind}"
