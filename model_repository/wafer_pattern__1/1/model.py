@@ -11,8 +11,11 @@ import os
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+from onnxruntime.capi import onnxruntime_pybind11_state
 
-FAILURES = (ValueError, TypeError, RuntimeError, onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException)
+# onnxruntime's own errors share no class of theirs
+_OF_ONNXRUNTIME = [kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+FAILURES = (ValueError, TypeError, RuntimeError, *_OF_ONNXRUNTIME)
 
 
 class TritonPythonModel:
