@@ -18,8 +18,9 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
-from edged.inference.package_files import onnx_wrapper, triton_config
 from torch import nn
+
+from edged.inference.package_files import onnx_wrapper, triton_config
 
 TORCH_TYPES = {"UINT8": torch.uint8, "FP32": torch.float32}
 GENERATED = ("config.pbtxt", "1/model.py")

@@ -16,7 +16,9 @@ def main() -> int:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the training data")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the package to write, e.g. model_repository/NAME__1")
-    parser.add_argument("--minutes", type=float, metavar="M", help="bound of the training loop; default: the run that made the shipped model")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="bound of the training loop; default: the run that made the shipped model"
+    )
     wanted = parser.parse_args()
     if wanted.minutes is not None and wanted.minutes <= 0:
         parser.error(f"--minutes must be above 0, not {wanted.minutes}")

@@ -11,7 +11,7 @@ import torch
 from classification_metrics import classification_report
 from progress import Progress
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from wafer_maps import Maps
 from wafer_net import WaferNet, turned_views
 
@@ -47,7 +47,7 @@ def fit_network(fit: Maps, check: Maps, minutes: float | None) -> tuple[nn.Modul
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = net(x)
         # the draw is not even over the classes; adding its prior makes the scores those of an even one
-        loss = F.cross_entropy(logits.float() + drawn_prior, torch.from_numpy(fit.labels[rows]), label_smoothing=SMOOTHING)
+        loss = functional.cross_entropy(logits.float() + drawn_prior, torch.from_numpy(fit.labels[rows]), label_smoothing=SMOOTHING)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -74,8 +74,8 @@ def turned(x: Tensor, rng: np.random.Generator) -> Tensor:
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     zero = np.zeros(count)
     theta = np.stack([np.stack([cos * flip, -sin, zero], 1), np.stack([sin * flip, cos, zero], 1)], 1)
-    grid = F.affine_grid(torch.from_numpy(theta).float(), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", align_corners=False)
+    grid = functional.affine_grid(torch.from_numpy(theta).float(), list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, mode="bilinear", align_corners=False)
 
 
 def average_into(mean_net: nn.Module, net: nn.Module, keep: float) -> None:

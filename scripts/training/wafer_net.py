@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 class Residual(nn.Module):
@@ -12,9 +12,7 @@ class Residual(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(
-            nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
-        )
+        self.first = nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
         self.second = nn.Sequential(nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside))
         self.shortcut = nn.Sequential()
         if stride != 1 or inside != outside:
@@ -23,7 +21,7 @@ class Residual(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.second(self.first(x)) + self.shortcut(x))
+        return functional.relu(self.second(self.first(x)) + self.shortcut(x))
 
 
 class WaferNet(nn.Module):
@@ -66,7 +64,7 @@ class ServedNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         gray = image.float()
         planes = torch.cat([(gray >= 192.0).float(), (gray >= 64.0).float()], dim=1)
-        cells = F.avg_pool2d(planes, 2)
+        cells = functional.avg_pool2d(planes, 2)
         logits = sum(self.net(view) for view in turned_views(cells, self.views)) / self.views
         return torch.softmax(logits, dim=1)
 

@@ -14,8 +14,10 @@ from preparation import prepared, read_image
 from wafer_maps import SIDE_PX
 
 CITATIONS = [
-    'M.-J. Wu, J.-S. R. Jang and J.-L. Chen, "Wafer Map Failure Pattern Recognition and Similarity Ranking for Large-Scale Data Sets," '
-    "IEEE Transactions on Semiconductor Manufacturing, vol. 28, no. 1, pp. 1-12, Feb. 2015, doi: 10.1109/TSM.2014.2364237.",
+    (
+        'M.-J. Wu, J.-S. R. Jang and J.-L. Chen, "Wafer Map Failure Pattern Recognition and Similarity Ranking for Large-Scale Data Sets," '
+        "IEEE Transactions on Semiconductor Manufacturing, vol. 28, no. 1, pp. 1-12, Feb. 2015, doi: 10.1109/TSM.2014.2364237."
+    ),
     "MIR-WM811K: Dataset for wafer map failure pattern recognition, 2015, http://mirlab.org/dataset/public/",
 ]
 GOLDEN_SCORE = 0.7
@@ -76,7 +78,9 @@ def card_text(manifest: Mapping[str, Any], facts: Mapping[str, Any], own: Mappin
     rows.append("| **macro-F1** | " + " | ".join(f"**{r['macro_f1']:.4f}** ({r['images']})" for _, r in reports) + " |")
     rows.append("| accuracy | " + " | ".join(f"{r['accuracy']:.4f}" for _, r in reports) + " |")
     last = reports[-1][1]
-    matrix = "\n".join(f"{name:<10}" + "".join(f"{n:>5}" for n in row) for name, row in zip(manifest["classes"], last["confusion"], strict=True))
+    matrix = "\n".join(
+        f"{name:<10}" + "".join(f"{n:>5}" for n in row) for name, row in zip(manifest["classes"], last["confusion"], strict=True)
+    )
     text = (Path(__file__).with_name("wafer_pattern_card.md")).read_text(encoding="utf-8")
     filled = {
         **facts, "classes": ", ".join(manifest["classes"]), "figures": "\n".join(rows), "matrix": matrix, "matrix_of": reports[-1][0],
