@@ -109,7 +109,7 @@ class Listener:
         self.messages.append(Received(message.topic, message.payload, message.qos, message.retain, said(message.properties)))
 
     def wait_for(self, count: int, timeout_s: float = 10.0) -> list[Received]:
-        """The messages once there are at least `count`; AssertionError after `timeout_s`. Blocks: await `asyncio.to_thread` in a coroutine."""
+        """The messages once there are at least `count`; AssertionError after `timeout_s`. In a coroutine: `asyncio.to_thread`."""
         wait_until(lambda: len(self.messages) >= count, timeout_s, f"{count} messages on {self._topic}; there are {len(self.messages)}")
         return list(self.messages)
 
@@ -131,8 +131,6 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
-
-
 
 
 class Broker:
@@ -187,12 +185,11 @@ class Broker:
         """Starts it (on the port it had before, if any) and returns when it listens; AssertionError with its words if it does not."""
         assert self._process is None, "this broker is running"
         for _attempt in range(5):
-            chosen = self.port or free_port()
-            fixed, self.port = self.port, chosen
+            fixed, self.port = self.port, self.port or free_port()
             command = with_parent([self._program("mosquitto"), "-v", "-c", str(self._write_config())])
             with self.log.open("ab") as log:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            wait_until(lambda p=process: p.poll() is not None or listening(chosen), 10, "Mosquitto listens")  # type: ignore[misc]
+            wait_until(lambda: process.poll() is not None or listening(self.port), 10, "Mosquitto listens")  # noqa: B023
             if process.poll() is None:
                 self._process = process
                 return

@@ -3,7 +3,8 @@
 Fixtures
 - `triton`: one server for the whole test session, with an empty repository. Give your models names that no other test uses; never
   kill, stop or freeze this one.
-- `own_triton`: a function `own_triton(load=(), repository=None) -> TritonServer` for tests that take the server away; ended after the test.
+- `own_triton`: a function `own_triton(load=(), repository=None, start=True) -> TritonServer` for tests that take the server away;
+  ended after the test.
 
     async def test_x(triton):
         triton.add_constant_model("mine", scores=[0.1, 0.9])
@@ -162,16 +163,16 @@ class TritonServer:
         max_batch: int = 64,
         cost_s: float = 0.0,
         batch_delay_us: int | None = None,
-        input: str = "INPUT",
-        output: str = "PROBS",
+        input_name: str = "INPUT",
+        output_name: str = "PROBS",
         version: int = 1,
     ) -> None:
         """A model that answers `scores` to every image: uint8 [batch, *dims] in, float32 [batch, len(scores)] out, after `cost_s`.
 
         `batch_delay_us` turns dynamic batching on.
         """
-        source = CONSTANT.format(scores=[float(score) for score in scores], cost_s=cost_s, input=input, output=output)
-        config = self._config(dims, len(scores), max_batch, batch_delay_us, input, output)
+        source = CONSTANT.format(scores=[float(score) for score in scores], cost_s=cost_s, input=input_name, output=output_name)
+        config = self._config(dims, len(scores), max_batch, batch_delay_us, input_name, output_name)
         self.add_model(name, config, {"model.py": source}, version)
 
     def add_fingerprint_model(
@@ -182,18 +183,18 @@ class TritonServer:
         max_batch: int = 64,
         cost_s: float = 0.0,
         batch_delay_us: int | None = None,
-        input: str = "INPUT",
-        output: str = "PROBS",
+        input_name: str = "INPUT",
+        output_name: str = "PROBS",
     ) -> None:
         """A model whose answer tells which image it saw: float32 [batch, 3] = mean, first and last byte of each image."""
-        source = FINGERPRINT.format(cost_s=cost_s, input=input, output=output)
-        self.add_model(name, self._config(dims, 3, max_batch, batch_delay_us, input, output), {"model.py": source})
+        source = FINGERPRINT.format(cost_s=cost_s, input=input_name, output=output_name)
+        self.add_model(name, self._config(dims, 3, max_batch, batch_delay_us, input_name, output_name), {"model.py": source})
 
     @staticmethod
-    def _config(dims: Sequence[int], outputs: int, max_batch: int, delay_us: int | None, input: str, output: str) -> str:
+    def _config(dims: Sequence[int], outputs: int, max_batch: int, delay_us: int | None, input_name: str, output_name: str) -> str:
         batching = "" if delay_us is None else f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}"
         numbers = ", ".join(map(str, dims))
-        return CONFIG.format(max_batch=max_batch, input=input, output=output, dims=numbers, outputs=outputs, batching=batching)
+        return CONFIG.format(max_batch=max_batch, input=input_name, output=output_name, dims=numbers, outputs=outputs, batching=batching)
 
     def copy_model(self, source: Path) -> None:
         """Copies a model's folder (config.pbtxt and versions) from another repository."""
@@ -251,7 +252,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
 
 @pytest.fixture
 def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., TritonServer]]:
-    """`own_triton(load=(), repository=None, start=True) -> TritonServer`: servers of this test alone; `start=False` leaves it to `.start()`."""
+    """`own_triton(load=(), repository=None, start=True) -> TritonServer`: this test's own; `start=False` leaves that to `.start()`."""
     _require_triton()
     servers: list[TritonServer] = []
 
