@@ -15,6 +15,7 @@ import tritonclient.grpc.aio as triton_grpc
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from rigs.mosquitto import Broker
+from rigs.processes import wait_until
 from rigs.triton import ENVIRONMENT, ROOT, TritonServer
 
 SCORES = [0.05, 0.8, 0.15]
@@ -40,7 +41,7 @@ async def test_the_real_triton_judges_images_that_come_over_the_socket(triton: T
     scores = await ask(triton.grpc, "rig_constant", np.zeros((4, 100), np.uint8))
     assert scores.shape == (4, 3)
     assert np.allclose(scores, SCORES)
-    assert triton.inference_count("rig_constant") == 4
+    wait_until(lambda: triton.inference_count("rig_constant") == 4, 5, "Triton has counted the four images")
 
 
 async def test_the_real_triton_sees_the_bytes_of_each_image_in_shared_memory(triton: TritonServer) -> None:

@@ -226,7 +226,7 @@ class TritonServer:
         return json.loads(said) if said else None
 
     def inference_count(self, name: str) -> int:
-        """How many images the model has judged since it was loaded."""
+        """How many images the model has judged since it was loaded; counted a moment after each answer is sent."""
         with urllib.request.urlopen(f"http://{self.http}/v2/models/{name}/stats", timeout=10) as answer:
             return sum(int(version["inference_count"]) for version in json.load(answer)["model_stats"])
 
