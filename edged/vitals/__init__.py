@@ -1,0 +1,1 @@
+"""Vital signs: health board, metrics, GPU figures, systemd."""
