@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException, shared_memory
 
 from rigs.mosquitto import Broker
 from rigs.processes import wait_until
-from rigs.triton import ENVIRONMENT, ROOT, TritonServer
+from rigs.triton import ROOT, TritonServer
 
 SCORES = [0.05, 0.8, 0.15]
 
@@ -119,9 +119,9 @@ def test_the_launcher_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None
     assert "run scripts/setup" in say("--repository", str(tmp_path), "--environment", str(tmp_path / "no-env"))
 
 
-def test_the_triton_environment_has_a_numpy_whose_tensors_arrive() -> None:
+def test_the_triton_environment_has_a_numpy_whose_tensors_arrive(triton_environment: Path) -> None:
     """With numpy 2 the python backend answers tensors of zero bytes without any error."""
-    version = subprocess.check_output([ENVIRONMENT / "bin/python", "-c", "import numpy; print(numpy.__version__)"], text=True)
+    version = subprocess.check_output([triton_environment / "bin/python", "-c", "import numpy; print(numpy.__version__)"], text=True)
     assert version.startswith("1.")
 
 

@@ -3,6 +3,7 @@
 Fixtures
 - `triton`: one server for the whole test session, with an empty repository. Give your models names that no other test uses; never
   kill, stop or freeze this one.
+- `triton_environment`: the folder of the server's virtual environment, for tests that look into it.
 - `own_triton`: a function `own_triton(load=(), repository=None, start=True) -> TritonServer` for tests that take the server away;
   ended after the test.
 
@@ -239,9 +240,15 @@ def _require_triton() -> None:
 
 
 @pytest.fixture(scope="session")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The session's server. Add models under names of your own; never take it away."""
+def triton_environment() -> Path:
+    """The virtual environment that holds the server; the test fails where there is none, or is NOT RUN where that was asked for."""
     _require_triton()
+    return ENVIRONMENT
+
+
+@pytest.fixture(scope="session")
+def triton(triton_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The session's server. Add models under names of your own; never take it away."""
     place = tmp_path_factory.mktemp("triton")
     (place / "repository").mkdir()
     server = TritonServer(place / "repository", place / "triton.log")
@@ -251,9 +258,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
 
 
 @pytest.fixture
-def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., TritonServer]]:
+def own_triton(triton_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., TritonServer]]:
     """`own_triton(load=(), repository=None, start=True) -> TritonServer`: this test's own; `start=False` leaves that to `.start()`."""
-    _require_triton()
     servers: list[TritonServer] = []
 
     def make(load: Sequence[str] = (), repository: Path | None = None, start: bool = True) -> TritonServer:
