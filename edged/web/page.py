@@ -5,7 +5,7 @@ Works without JavaScript: the browser asks again every five seconds. `overview` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -18,14 +18,23 @@ from edged.nouns import HealthItem, HealthStatus
 from edged.web.answers import Refused
 from edged.web.routes import Route
 from edged.web.views import CameraFacts, GpuView, OutboxFacts, ResultRow, StationView, StatusView
+from edged.web.wording import age, clock, facts_text, size
 
 REFRESH_S = 5
 RESULTS = 20
+OTHERS = 3
+"""How many further causes stand under the first one; the rest is told by the tiles."""
 LIGHT_WORDS = {
     HealthStatus.OK: "Running",
     HealthStatus.DEGRADED: "Attention",
     HealthStatus.DOWN: "Fault",
     HealthStatus.UNKNOWN: "Starting",
+}
+TILE_WORDS = {
+    HealthStatus.OK: "Works",
+    HealthStatus.UNKNOWN: "Not known",
+    HealthStatus.DEGRADED: "See above",
+    HealthStatus.DOWN: "See above",
 }
 TILES = {"triton": "Triton", "broker": "MQTT", "ledger": "Ledger", "disk": "Disk", "clock": "Clock"}
 """Dependencies with a tile of their own at all times; others get one while they are not well."""
@@ -82,6 +91,7 @@ def overview(
     by_name = {item.name: item for item in items}
     others = [by_name[name] for name in overall.facts["others"] if name in by_name]
     station = status["station"]
+    told = {overall.facts["item"], *(item.name for item in others[:OTHERS])}
     return {
         "station": station,
         "asset_version": station["version"],
@@ -89,7 +99,7 @@ def overview(
         "zone": now.astimezone().tzname(),
         "up": age((now - station["started"]).total_seconds()),
         "light": _light(overall, others, now),
-        "tiles": [_backlog(status["outbox"], by_name.get("broker")), *_tiles(items, now), _gpu_tile(gpu, by_name.get("gpu"))],
+        "tiles": [_backlog(status["outbox"], by_name.get("broker")), *_tiles(items, told, now), _gpu_tile(gpu, by_name.get("gpu"))],
         "cameras": [_camera(camera, by_name.get(f"folder:{camera['name']}"), now) for camera in status["cameras"]],
         "results": [_result(row, now) for row in rows],
         "verdicts": status["verdicts"],
@@ -107,7 +117,10 @@ def _light(overall: HealthItem, others: Sequence[HealthItem], now: datetime) -> 
         "item": _title(item) if item else "",
         "since": _since(overall, now),
         "ready": overall.facts["ready"],
-        "others": [{"title": _title(other.name), "cause": other.cause or other.status.value, "hint": other.hint} for other in others],
+        "more": max(len(others) - OTHERS, 0),
+        "others": [
+            {"title": _title(other.name), "cause": other.cause or other.status.value, "hint": other.hint} for other in others[:OTHERS]
+        ],
     }
 
 
@@ -120,14 +133,15 @@ def _since(item: HealthItem, now: datetime) -> str:
     return f"since {clock(item.since, now)} ({age((now - item.since).total_seconds())})" if item.since else ""
 
 
-def _tiles(items: Sequence[HealthItem], now: datetime) -> list[dict[str, str]]:
+def _tiles(items: Sequence[HealthItem], told: Collection[str], now: datetime) -> list[dict[str, str]]:
+    """A cause that stands in big type already is not said twice."""
     shown = [item for item in items if item.name in TILES]
     shown += [item for item in items if _unwell(item) and item.name.partition(":")[0] not in {*TILES, "folder", "gpu"}]
     return [
         {
             "title": _title(item.name),
             "status": item.status.value,
-            "text": item.cause or facts_text(item.facts) or LIGHT_WORDS[item.status],
+            "text": (item.name not in told and (item.cause or facts_text(item.facts))) or TILE_WORDS[item.status],
             "note": _since(item, now) if _unwell(item) else "",
         }
         for item in shown
@@ -201,51 +215,7 @@ def _camera(camera: CameraFacts, item: HealthItem | None, now: datetime) -> dict
 def _result(row: ResultRow, now: datetime) -> dict[str, Any]:
     decided = row["decided"]
     moment = datetime.fromisoformat(decided) if isinstance(decided, str) else decided
-    material = " / ".join(part for part in (row["lot_id"], row["wafer_id"]) if part)
+    lot, wafer = row["lot_id"] or "", row["wafer_id"] or ""
+    material = wafer if lot and wafer.startswith(lot) else " / ".join(part for part in (lot, wafer) if part)
     name = row["name"] + (f" (page {row['page'] + 1})" if row["page"] else "")
     return {**row, "time": clock(moment, now), "material": material, "name": name, "waits": row["delivered"] is False}
-
-
-def clock(moment: datetime, now: datetime) -> str:
-    """Wall-clock time at the station, with the date where it is not today."""
-    local, today = moment.astimezone(), now.astimezone().date()
-    return local.strftime("%H:%M:%S" if local.date() == today else "%d %b %H:%M")
-
-
-def age(seconds: float) -> str:
-    """A duration in at most two units; what lies in the future (a clock stepped back) is 0 s."""
-    left = max(int(seconds), 0)
-    if left < 100:
-        return f"{left} s"
-    if left < 6000:
-        return f"{left // 60} min"
-    if left < 48 * 3600:
-        return f"{left // 3600} h {left % 3600 // 60} min"
-    return f"{left // 86400} d"
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units, as disks and GPUs are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def facts_text(facts: Mapping[str, Any]) -> str:
-    """Up to three figures of a health item; the unit is taken from the end of the name."""
-    parts = []
-    for name, value in list(facts.items())[:3]:
-        words = name.removesuffix("_bytes").removesuffix("_s").removesuffix("_h").replace("_", " ")
-        if value is None or isinstance(value, list | tuple | dict):
-            continue
-        if name.endswith("_bytes"):
-            parts.append(f"{size(value)} {words}")
-        elif name.endswith("_s"):
-            parts.append(f"{words} {age(value)}")
-        elif name.endswith("_h"):
-            parts.append(f"{words} {value:.0f} h")
-        else:
-            parts.append(f"{words} {value}")
-    return ", ".join(parts)
