@@ -80,7 +80,9 @@ def cut(window: Window, what: str) -> Structure:
 
 def broken(window: Window, at: int, what: str) -> Structure:
     """Unexpected bytes at `at`: zeros are a tail not written yet, anything else is for the decoder to reject."""
-    return cut(window, what) if not window.at(at, 8).strip(b"\0") else Structure(Grade.UNKNOWN, at, f"{what} at byte {at}")
+    if not window.at(at, 8).strip(b"\0") or window.zeros_from() <= at + 16:
+        return cut(window, what)
+    return Structure(Grade.UNKNOWN, at, f"{what} at byte {at}")
 
 
 def zero_tail(window: Window, end: int, length: int) -> int | None:
