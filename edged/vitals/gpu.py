@@ -101,7 +101,11 @@ class GpuWatch:
             await stop.wait()
             return
         loop = asyncio.get_running_loop()
-        ended, halt = asyncio.Event(), threading.Event()
+        news, ended, halt = asyncio.Event(), threading.Event(), threading.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed when a hung driver answers after all
+                loop.call_soon_threadsafe(news.set)
 
         def work() -> None:
             try:
@@ -109,23 +113,25 @@ class GpuWatch:
                     self._begun = self._monotonic()
                     self._snapshot = self._sample()
                     self._begun = None
+                    tell()
                     halt.wait(self._config.poll_s)
             finally:
-                with suppress(RuntimeError):  # the loop is closed when a hung driver answers after all
-                    loop.call_soon_threadsafe(ended.set)
+                ended.set()
+                tell()
 
-        threading.Thread(target=work, name="edged-gpu", daemon=True).start()
+        thread = threading.Thread(target=work, name="edged-gpu", daemon=True)
+        thread.start()
         while not stop.is_set() and not ended.is_set():
-            waits = [asyncio.ensure_future(event.wait()) for event in (stop, ended)]
-            await asyncio.wait(waits, timeout=min(self._config.poll_s, 1.0), return_when=asyncio.FIRST_COMPLETED)
+            news.clear()
+            waits = [asyncio.ensure_future(event.wait()) for event in (stop, news)]
+            await asyncio.wait(waits, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
             self._report()
         if not stop.is_set():
+            thread.join()  # until its traceback is written
             raise RuntimeError("the GPU sampling thread ended by itself")
         halt.set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), 1.0)
 
     def _report(self) -> None:
         now = self.snapshot()
