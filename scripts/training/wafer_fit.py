@@ -1,10 +1,15 @@
-"""The training loop of wafer_pattern: seeded, bounded by epochs or by minutes, on one CPU thread."""
+"""The training of wafer_pattern: seeded, bounded by epochs or by minutes, on one CPU thread.
+
+Two runs. People's labels of wafer maps disagree (Loc against None, Scratch, Edge-Loc), so a first, short run only makes a
+teacher; the second starts anew and learns the mean of the label and the teacher's opinion.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,36 +23,69 @@ from wafer_net import WaferNet, turned_views
 SEED = 811
 BATCH = 128
 EPOCH_MAPS = 16_384
-EPOCHS = 60
+TEACHER_EPOCHS = 8
+EPOCHS = 30
 PEAK_RATE = 3e-3
 DECAY = 0.03
 SMOOTHING = 0.05
+TRUST_IN_LABELS = 0.5
 AVERAGING = 0.998
+# a class with fewer maps than this is taken to be rarer than the others where the model will work, too
+COMMON_MAPS = 600
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How maps are drawn. chance float64 [n] sums to 1; shift float32 [classes]: log of the drawn prior over the served one."""
+
+    chance: np.ndarray
+    shift: Tensor
+
+    @classmethod
+    def of(cls, fit: Maps) -> Draw:
+        counts = np.bincount(fit.labels, minlength=len(fit.classes)).astype(float)
+        chance = (1.0 / np.sqrt(counts))[fit.labels]
+        chance /= chance.sum()
+        drawn = np.bincount(fit.labels, weights=chance, minlength=len(counts))
+        served = np.sqrt(np.minimum(counts, COMMON_MAPS))
+        return cls(chance, torch.tensor(np.log(drawn / (served / served.sum())), dtype=torch.float32))
 
 
 def fit_network(fit: Maps, check: Maps, minutes: float | None) -> tuple[nn.Module, float]:
-    """The averaged network after the whole schedule, and how many epochs were run."""
-    rng = np.random.default_rng(SEED)
+    """The averaged network after both runs, and how many epochs they took together."""
+    draw = Draw.of(fit)
+    labels = functional.one_hot(torch.from_numpy(fit.labels), len(fit.classes)).float()
+    share = TEACHER_EPOCHS / (TEACHER_EPOCHS + EPOCHS)
+    targets = labels * (1 - SMOOTHING) + SMOOTHING / len(fit.classes)
+    teacher, first = one_run("teacher", fit, check, targets, draw, TEACHER_EPOCHS, minutes and minutes * share, SEED)
+    opinion = torch.softmax(logits_of(teacher, fit, views=2) + draw.shift, dim=1)
+    targets = TRUST_IN_LABELS * labels + (1 - TRUST_IN_LABELS) * opinion
+    net, second = one_run("student", fit, check, targets, draw, EPOCHS, minutes and minutes * (1 - share), SEED + 1)
+    return net, round(first + second, 1)
+
+
+def one_run(
+    title: str, fit: Maps, check: Maps, targets: Tensor, draw: Draw, epochs: int, minutes: float | None, seed: int
+) -> tuple[nn.Module, float]:
+    """One schedule from a fresh network to the average of its weights; `targets` float32 [n, classes]. Returns it and the epochs run."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
     net = WaferNet(len(fit.classes)).to(memory_format=torch.channels_last)
     mean_net = copy.deepcopy(net).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=DECAY)
-    counts = np.bincount(fit.labels, minlength=len(fit.classes))
-    chance = (1.0 / np.sqrt(counts))[fit.labels]
-    chance /= chance.sum()
-    drawn_prior = torch.tensor(np.bincount(fit.labels, weights=chance, minlength=len(counts)), dtype=torch.float32).log()
-    steps = EPOCHS * EPOCH_MAPS // BATCH
-    bar = Progress("train wafer_pattern", steps)
-    began, step, gone, epoch_loss = time.monotonic(), 0, 0.0, 0.0
     per_epoch = EPOCH_MAPS // BATCH
+    steps = epochs * per_epoch
+    bar = Progress(f"wafer_pattern {title}", steps)
+    began, step, gone, epoch_loss = time.monotonic(), 0, 0.0, 0.0
     while gone < 1.0:
         for group in optimiser.param_groups:
             group["lr"] = PEAK_RATE * min(1.0, (step + 1) / per_epoch) * (0.5 + 0.5 * math.cos(math.pi * gone))
-        rows = rng.choice(len(fit.labels), BATCH, p=chance)
+        rows = rng.choice(len(fit.labels), BATCH, p=draw.chance)
         x = turned(torch.from_numpy(fit.cells[rows]).float().div_(4.0), rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = net(x)
-        # the draw is not even over the classes; adding its prior makes the scores those of an even one
-        loss = functional.cross_entropy(logits.float() + drawn_prior, torch.from_numpy(fit.labels[rows]), label_smoothing=SMOOTHING)
+        # the draw has another prior than the served scores: adding the difference here keeps it out of the network
+        loss = functional.cross_entropy(logits.float() + draw.shift, targets[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -61,7 +99,7 @@ def fit_network(fit: Maps, check: Maps, minutes: float | None) -> tuple[nn.Modul
             epoch_loss = 0.0
         bar.show(int(gone * steps))
     bar.end(f"{step} steps")
-    return mean_net, round(step / per_epoch, 1)
+    return mean_net, step / per_epoch
 
 
 def turned(x: Tensor, rng: np.random.Generator) -> Tensor:
@@ -88,11 +126,17 @@ def average_into(mean_net: nn.Module, net: nn.Module, keep: float) -> None:
                 mean.copy_(value)
 
 
-def check_network(net: nn.Module, check: Maps, views: int) -> dict[str, object]:
-    """The report on `check`, the logits averaged over `views` turned copies, in float32."""
-    predicted: list[int] = []
+def logits_of(net: nn.Module, maps: Maps, views: int) -> Tensor:
+    """float32 [n, classes], averaged over `views` turned copies."""
+    found: list[Tensor] = []
     with torch.inference_mode():
-        for start in range(0, len(check.labels), 256):
-            x = torch.from_numpy(check.cells[start : start + 256]).float().div_(4.0)
-            predicted += sum(net(view) for view in turned_views(x, views)).argmax(dim=1).tolist()
+        for start in range(0, len(maps.labels), 256):
+            x = torch.from_numpy(maps.cells[start : start + 256]).float().div_(4.0)
+            found.append(torch.stack([net(view) for view in turned_views(x, views)]).mean(dim=0))
+    return torch.cat(found).clone()
+
+
+def check_network(net: nn.Module, check: Maps, views: int) -> dict[str, object]:
+    """The report on `check`, in float32."""
+    predicted = logits_of(net, check, views).argmax(dim=1).tolist()
     return classification_report(check.labels.tolist(), predicted, check.classes)

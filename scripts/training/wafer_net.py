@@ -27,10 +27,18 @@ class Residual(nn.Module):
 class WaferNet(nn.Module):
     """float [n, 2, 64, 64] (share of failed dies, share of dies per cell) -> logits [n, classes]."""
 
-    def __init__(self, class_count: int, widths: tuple[int, int, int] = (32, 64, 96)) -> None:
+    def __init__(self, class_count: int, widths: tuple[int, int, int] = (24, 64, 96)) -> None:
         super().__init__()
         narrow, middle, wide = widths
-        self.stem = nn.Sequential(nn.Conv2d(3, narrow, 5, 2, 2, bias=False), nn.BatchNorm2d(narrow), nn.ReLU(inplace=True))
+        # the first layer keeps the full side: a scratch is one die wide
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, narrow, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(inplace=True),
+        )
         self.body = nn.Sequential(
             Residual(narrow, narrow, 1),
             Residual(narrow, middle, 2),

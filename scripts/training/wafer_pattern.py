@@ -18,7 +18,7 @@ from wafer_maps import labelled_files, load_training_maps, split_by_block
 from wafer_net import ServedNet
 from wafer_package import card_text, expect_scores, golden_maps, manifest_of, parameter_count, scores_of
 
-VIEWS = 4
+VIEWS = 2
 THREADS = 1
 
 
