@@ -131,6 +131,8 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        if (left := self._client.socket()) is not None:  # paho leaves it open when the broker refused or went away
+            left.close()
 
 
 class Broker:

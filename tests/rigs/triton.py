@@ -213,7 +213,8 @@ class TritonServer:
         try:
             with urllib.request.urlopen(f"http://{self.http}/v2/models/{name}/ready", timeout=10) as answer:
                 return int(answer.status) == 200
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
             return False
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -223,7 +224,9 @@ class TritonServer:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 said = answer.read()
         except urllib.error.HTTPError as refusal:
-            raise AssertionError(f"Triton refused {path}: {refusal.read().decode(errors='replace')}") from None
+            with refusal:
+                words = refusal.read().decode(errors="replace")
+            raise AssertionError(f"Triton refused {path}: {words}") from None
         return json.loads(said) if said else None
 
     def inference_count(self, name: str) -> int:

@@ -1,0 +1,119 @@
+"""edged itself, as a process: `edged run` with a configuration of the test's own.
+
+Fixture
+- `start_daemon`: a function `start_daemon(toml: str, wait=True) -> Daemon`; state_dir, [http] bind and EDGED_* of the test's environment are
+  set by the rig. Ended after the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rigs.processes import free_port, wait_gone, wait_until
+
+EDGED = Path(sys.executable).with_name("edged")
+
+
+class Daemon:
+    """One `edged run`. `state`: its state_dir; `config`: its file; `log`: its JSON lines; `url`: its door."""
+
+    def __init__(self, home: Path, toml: str) -> None:
+        self.home = home
+        self.state = home / "state"
+        self.config = home / "edged.toml"
+        self.log = home / "edged.log"
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.config.write_text(toml)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def environment(self) -> dict[str, str]:
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("EDGED_")}
+        place = {"EDGED_STATION__STATE_DIR": f'"{self.state}"', "EDGED_HTTP__BIND": f'"{self.url.removeprefix("http://")}"'}
+        return {**ours, **place, "EDGED_LOG__FORMAT": '"json"'}
+
+    def start(self, wait: bool = True) -> None:
+        with self.log.open("ab") as log:
+            command = [str(EDGED), "run", "--config", str(self.config)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment())
+        if wait:
+            wait_until(lambda: not self.running or self.get("/readyz", 503) is not None, 60, "the door opens")
+            wait_until(lambda: not self.running or self.get("/readyz") is not None, 60, "the daemon is ready")
+            assert self.running, self.said()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def wait(self, timeout_s: float = 20) -> int:
+        """The exit status, once it ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        return self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            wait_gone(self._process, 40)
+        return int(self._process.returncode)
+
+    def get(self, path: str, *also: int) -> Any:
+        """The JSON answer; None for a status other than 200 and `also`, and while nobody answers."""
+        request = urllib.request.Request(self.url + path, headers={"Accept": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error) if error.code in also else None
+        except (OSError, ValueError):
+            return None
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Another `edged` command under the same configuration and environment."""
+        command = [str(EDGED), arguments[0], "--config", str(self.config), *arguments[1:]]
+        return subprocess.run(command, capture_output=True, text=True, check=check, timeout=60, env=self.environment())
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-6000:]
+
+    def close(self) -> None:
+        if self.running:
+            self.kill()
+
+
+@pytest.fixture
+def start_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    daemons: list[Daemon] = []
+
+    def start(toml: str, wait: bool = True, run: bool = True) -> Daemon:
+        daemon = Daemon(tmp_path_factory.mktemp("edged"), toml)
+        daemons.append(daemon)
+        if run:
+            daemon.start(wait)
+        return daemon
+
+    yield start
+    for daemon in daemons:
+        daemon.close()
