@@ -1,0 +1,86 @@
+"""What the health board is told of Triton and of each recipe, and what a model's snapshot says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edged.errors import ModelMismatch
+from edged.inference.states import EndpointSnapshot, ModelSnapshot, ModelState
+from edged.nouns import Board, HealthItem, HealthStatus
+
+if TYPE_CHECKING:
+    from edged.inference.connection import Endpoint
+    from edged.inference.served import ServedModel
+
+SHM_HINT = "Give Triton the daemon's /dev/shm (a container: --ipc=host) and a group that both belong to, or set shared_memory = off."
+
+
+def model_snapshot(endpoint: Endpoint, model: ServedModel, recipes: tuple[str, ...]) -> ModelSnapshot:
+    manifest = model.package.manifest
+    return ModelSnapshot(
+        name=manifest.name,
+        version=manifest.version,
+        sha256=manifest.model_sha256,
+        kind=manifest.kind,
+        endpoint=endpoint.name,
+        state=model.state,
+        since=model.since,
+        cause=model.cause,
+        hint=model.hint,
+        circuit=model.breaker.state.value,
+        opened=model.breaker.opened,
+        golden=model.golden.count,
+        recipes=recipes,
+        shared_memory=endpoint.rings.in_use,
+        requests=model.batcher.requests,
+        images=model.images,
+        waiting=model.batcher.waiting,
+        in_flight=model.batcher.volleys,
+    )
+
+
+def report_triton(board: Board, endpoints: Sequence[EndpointSnapshot], models: Sequence[ModelSnapshot]) -> None:
+    """`triton`: down when none answers, degraded when one does not, or when shared memory does not work where it should."""
+    facts: dict[str, Any] = {
+        "endpoints": {e.name: {"address": e.address, "live": e.live, "version": e.version} for e in endpoints},
+        "shared_memory": {e.name: e.shared_memory_problem or ("in use" if e.shared_memory else "off") for e in endpoints},
+        "circuits_open": [f"{m.name}:{m.version}" for m in models if m.circuit != "closed"],
+        "blocked_slots": sum(e.blocked_slots for e in endpoints),
+    }
+    away = [e for e in endpoints if not e.live]
+    if away:
+        status = HealthStatus.DOWN if len(away) == len(endpoints) else HealthStatus.DEGRADED
+        cause = "; ".join(f"Triton at {e.address} is away: {e.cause}" for e in away)
+        board.report("triton", status, cause, "Start Triton, or correct [triton] endpoints; images wait in their folders.", **facts)
+    elif problem := next((e.shared_memory_problem for e in endpoints if e.shared_memory_problem), ""):
+        board.report("triton", HealthStatus.DEGRADED, f"{problem}; images travel as bytes", SHM_HINT, **facts)
+    else:
+        board.report("triton", HealthStatus.OK, **facts)
+
+
+def report_recipe(board: Board, name: str, problem: ModelMismatch | None, rows: Sequence[Sequence[ModelSnapshot]]) -> None:
+    item = recipe_item(problem, rows)
+    models = {f"{m.name}:{m.version}@{m.endpoint}": m.state.value for row in rows for m in row}
+    board.report(f"recipe:{name}", item.status, item.cause, item.hint, models=models)
+
+
+def recipe_item(problem: ModelMismatch | None, rows: Sequence[Sequence[ModelSnapshot]]) -> HealthItem:
+    """Ready at the first endpoint: ok; only at a later one: degraded; nowhere: down, with the first model that is not ready."""
+    if problem is not None:
+        return HealthItem("", HealthStatus.DOWN, str(problem), problem.hint)
+    for n, row in enumerate(rows):
+        if row and all(_ready(model) for model in row):
+            if n == 0:
+                return HealthItem("", HealthStatus.OK)
+            return HealthItem("", HealthStatus.DEGRADED, f"judged by {row[0].endpoint}, not by the local Triton", "See the triton item.")
+    for row in rows:
+        for model in row:
+            if not _ready(model):
+                cause = f"model {model.name}:{model.version} is {model.state}" + (f": {model.cause}" if model.cause else "")
+                return HealthItem("", HealthStatus.DOWN, cause, model.hint)
+    return HealthItem("", HealthStatus.DOWN, "its models are not loaded yet")
+
+
+def _ready(model: ModelSnapshot) -> bool:
+    return model.state is ModelState.READY and model.circuit == "closed"

@@ -1,0 +1,23 @@
+"""Which version of a model a recipe gets. The one seam for rollout states: shadow, canary and promotion will answer here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """`name` -> (name, None): the active version; `name:version` -> exactly that one."""
+    name, _, version = reference.partition(":")
+    return name, version or None
+
+
+def active_version(versions: Iterable[str]) -> str:
+    """The highest version, numbers compared as numbers: 10 is above 9. ValueError if there is none."""
+    return max(versions, key=_order)
+
+
+def _order(version: str) -> tuple[tuple[int, int, str], ...]:
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in _DIGITS.split(version) if part)

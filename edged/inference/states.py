@@ -1,0 +1,56 @@
+"""What is said of models and endpoints to those who look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class ModelState(StrEnum):
+    """`waiting`: Triton is away; `loading`: being loaded and checked; `hanging`: the circuit is open; `unloaded`: on request."""
+
+    WAITING = "waiting"
+    LOADING = "loading"
+    READY = "ready"
+    MISMATCH = "mismatch"
+    HANGING = "hanging"
+    UNLOADED = "unloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """One model version at one endpoint. `golden`: how many golden images it passes; `circuit`: closed, open or half-open."""
+
+    name: str
+    version: str
+    sha256: str
+    kind: str
+    endpoint: str
+    state: ModelState
+    since: datetime
+    cause: str
+    hint: str
+    circuit: str
+    opened: int
+    golden: int
+    recipes: tuple[str, ...]
+    shared_memory: bool
+    requests: int
+    images: int
+    waiting: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSnapshot:
+    """One Triton. `blocked_slots`: slots of lost requests that Triton may still read."""
+
+    name: str
+    address: str
+    live: bool
+    version: str
+    cause: str
+    shared_memory: bool
+    shared_memory_problem: str
+    blocked_slots: int
