@@ -46,9 +46,7 @@ def rows_of(manifest: Manifest, response: Any, rows: int) -> list[Row | ModelOut
             cause = f"{output.name} holds NaN or scores outside 0..1"
         for n in np.flatnonzero(wrong):
             causes[n] = causes[n] or cause
-    return [
-        ModelOutputInvalid(label, causes[n]) if causes[n] else {name: array[n] for name, array in arrays.items()} for n in range(rows)
-    ]
+    return [ModelOutputInvalid(label, causes[n]) if causes[n] else {name: array[n] for name, array in arrays.items()} for n in range(rows)]
 
 
 def _array_of(output: Output, response: Any, place: int | None, rows: int) -> NDArray[Any] | str:
