@@ -1,13 +1,21 @@
-"""A hand-written station for the tests of the HTTP door: it answers from plain attributes that a test may change."""
+"""A hand-written station behind a real door: it answers from plain attributes that a test may change."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aiohttp
+
+from edged.config import Http
 from edged.nouns import HealthStatus
 from edged.vitals.health import HealthBoard
 from edged.vitals.metrics import Metrics
+from edged.web import Door
 
 START = datetime.now(UTC)
 
@@ -130,3 +138,38 @@ class FakeStation:
         self._check()
         self.asked.append(("unload", name))
         return {"name": name, "state": "unloaded"}
+
+
+@asynccontextmanager
+async def opened(station: FakeStation, **config: Any) -> AsyncIterator[str]:
+    """A door on a free port; yields its address."""
+    it = Door(Http(**{"bind": "127.0.0.1:0", **config}), station, station.board)
+    stop = asyncio.Event()
+    running = asyncio.create_task(it.run(stop))
+    try:
+        await asyncio.wait_for(it.opened.wait(), 5)
+        assert it.url is not None
+        yield it.url
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 10)
+
+
+def bearing(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def ask(url: str, method: str = "GET", **more: Any) -> tuple[int, Any, dict[str, str]]:
+    """Status, body (parsed where it is JSON) and headers."""
+    async with aiohttp.ClientSession() as session, session.request(method, url, **more) as answer:
+        body = await answer.text()
+        parsed = json.loads(body) if "json" in answer.headers.get("Content-Type", "") else body
+        return answer.status, parsed, dict(answer.headers)
+
+
+def assert_problem(body: Any, status: int) -> None:
+    assert body["status"] == status
+    assert body["type"].startswith("urn:edged:problem:")
+    assert body["title"]
+    assert body["detail"].endswith(".")
+    assert "Traceback" not in json.dumps(body)
