@@ -28,7 +28,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 
-from rigs.processes import LOOPBACK, free_port, listening, wait_gone, wait_until, with_parent
+from rigs.processes import LOOPBACK, free_port, freeze, listening, wait_gone, wait_until, with_parent
 
 PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
@@ -221,7 +221,7 @@ class Broker:
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and new ones are taken by the kernel, nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
@@ -43,6 +46,17 @@ def with_parent(command: Sequence[str]) -> list[str]:
     """The command, told by the kernel to end when the tests are killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", *command] if setpriv and in_main_thread() else list(command)
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and returns only when every thread of the process stands: a busy one goes on for a moment."""
+
+    def stands() -> bool:
+        threads = Path(f"/proc/{pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(") ")[2].startswith("T") for thread in threads)
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(stands, 5, f"process {pid} stands still")
 
 
 def wait_gone(process: subprocess.Popen[str] | subprocess.Popen[bytes], timeout_s: float) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 import pytest
 
-from rigs.processes import in_main_thread, wait_gone, wait_until
+from rigs.processes import freeze, in_main_thread, wait_gone, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = Path(os.environ.get("EDGED_TRITON_ENV", ROOT / ".venv-triton"))
@@ -140,7 +140,7 @@ class TritonServer:
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
