@@ -2,7 +2,8 @@
 
 Invariants
 - Every tensor's slot is freed exactly once: by inference once it was asked, else here.
-- An answer that no model may give is the image's fault only when the model's golden image still passes, and only after three tries.
+- An answer that no model may give (NaN, a wrong shape) comes as ModelOutputInvalid only after inference tried again and the model's
+  golden images passed: then it is this page's fault.
 """
 
 from __future__ import annotations
@@ -34,12 +35,10 @@ from edged.nouns import (
     Verdict,
     VerdictKind,
 )
-from edged.vision import Rejected
+from edged.vision.outcomes import Rejected
 
 log = structlog.get_logger("edged.journey")
 T = TypeVar("T")
-
-OUTPUT_TRIES = 3
 
 
 class Vision(Protocol):
@@ -53,7 +52,6 @@ class Inference(Protocol):
     def plans(self, recipe: str) -> tuple[InputPlan, ...]: ...
     def contracts(self, recipe: str) -> tuple[ModelContract, ...]: ...
     async def infer(self, recipe: str, model: int, tensors: Sequence[Tensor]) -> ModelOutputs: ...
-    async def verify(self, recipe: str, model: int) -> None: ...
 
 
 class Judge(Protocol):
@@ -109,16 +107,11 @@ class Journey:
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._vision, self._inference, self._judge, self._gate = vision, inference, judge, gate
         self._reference, self._monotonic, self._utcnow = reference, monotonic, utcnow
-        self._output_tries: dict[tuple[str, bytes], int] = {}
-
-    def forget(self, landing: Landing) -> None:
-        """The landing is recorded or gone: its tries no longer count."""
-        self._output_tries.pop((landing.camera, landing.path), None)
 
     async def judge(self, landing: Landing) -> list[PageResult]:
         """One result a page.
 
-        Raises Unavailable or ModelMismatch (hold the recipe), ModelOutputInvalid (try again), ChangedUnderway, FileNotFoundError.
+        Raises Unavailable or ModelMismatch (hold the recipe), ChangedUnderway, FileNotFoundError.
         """
         recipe = self._recipes[landing.recipe]
         plans, contracts = self._inference.plans(recipe.name), self._inference.contracts(recipe.name)
@@ -135,7 +128,9 @@ class Journey:
         except Rejected as error:
             # A multi-page file that breaks half way is one ERROR for the file.
             reason, detail = (landing.rejected or error.reason), (landing.rejected_detail or error.detail)
-            return [self._error(landing, error.image, None, reason, detail)]
+            # A file whose bytes nobody could read has no hash; its name, size and mtime still are its identity.
+            image = error.image or ImageFacts("", landing.size, None)
+            return [self._error(landing, image, None, reason, detail)]
         return results
 
     async def _infer_part(
@@ -156,7 +151,7 @@ class Journey:
                 rest, first = range(first, len(contracts)), len(contracts)
                 answers += await _all(self._inference.infer(recipe.name, i, by_model[i]) for i in rest)
         except ModelOutputInvalid as error:
-            page.rejected = await self._blame(landing, recipe, contracts, error)
+            page.rejected = ("model-output", f"{error}; the model's golden images pass")
             return
         finally:
             self._free(t for tensors in by_model[first:] for t in tensors)
@@ -164,18 +159,6 @@ class Journey:
             page.outputs[index].append(answer)
         page.spent("queue", max(answer.queue_ms for answer in answers))
         page.spent("infer", max(answer.infer_ms for answer in answers))
-
-    async def _blame(
-        self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], error: ModelOutputInvalid
-    ) -> tuple[str, str]:
-        """The golden image decides: it fails, ModelMismatch holds the recipe; it passes, the image is tried again, then rejected."""
-        index = next((i for i, c in enumerate(contracts) if c.name == error.model), 0)
-        await self._inference.verify(recipe.name, index)
-        key = (landing.camera, landing.path)
-        tries = self._output_tries[key] = self._output_tries.get(key, 0) + 1
-        if tries < OUTPUT_TRIES:
-            raise error
-        return "model-output", f"{error}; its golden image passes, and {OUTPUT_TRIES} tries gave the same"
 
     def _judge_page(
         self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart

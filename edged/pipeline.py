@@ -21,21 +21,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-import structlog
-
 from edged.channel import Channel
-from edged.errors import ModelMismatch, ModelOutputInvalid, Unavailable
+from edged.errors import ModelMismatch, Unavailable
 from edged.holds import Holds
 from edged.nouns import Landing, PageResult, Recorded, Recording
-from edged.vision import ChangedUnderway
+from edged.vision.outcomes import ChangedUnderway
 
-log = structlog.get_logger("edged.pipeline")
 T = TypeVar("T")
 
 
 class Journey(Protocol):
     async def judge(self, landing: Landing) -> list[PageResult]: ...
-    def forget(self, landing: Landing) -> None: ...
 
 
 class Intake(Protocol):
@@ -100,16 +96,11 @@ class Pipeline:
         except (Unavailable, ModelMismatch) as error:
             self._holds.hold(landing.camera, landing.recipe, error)
             self._intake.put_back(landing)
-        except ModelOutputInvalid as error:
-            log.warning("pipeline.model_output", image=landing.name, camera=landing.camera, error=str(error))
-            self._intake.put_back(landing)
         except ChangedUnderway:
             self._intake.put_back(landing)
         except FileNotFoundError:
-            self._journey.forget(landing)
             await self._intake.vanished(landing)
         else:
-            self._journey.forget(landing)
             self._holds.release(landing.camera, landing.recipe)
             await _shielded(self._intake.done(landing, recorded))
             self._count(landing, pages, recorded)

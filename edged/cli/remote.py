@@ -22,17 +22,21 @@ Json = dict[str, Any]
 def status(args: argparse.Namespace) -> int:
     """Exit 1 when something is wrong, so that a script may ask too."""
     answer = _client(args)("/api/v1/status")
+    overall = answer["health"]["overall"]
     if args.json:
         print(json.dumps(answer))
-    else:
-        print(f"{answer['light'].upper()}: {answer['sentence']}")
-        if answer.get("next_step"):
-            print(f"  do: {answer['next_step']}")
-        for item in answer["health"]:
-            print(f"  {item['status']:9} {item['name']:20} {item.get('cause') or ''}")
-        outbox = answer["outbox"]
-        print(f"  results {answer['results']['total']}, waiting for delivery {outbox['undelivered']}")
-    return 0 if answer["light"] == "green" else 1
+        return 0 if overall["status"] == "ok" else 1
+    print(f"{overall['status'].upper()}: {overall['cause']}")
+    if overall["hint"]:
+        print(f"  do: {overall['hint']}")
+    for item in answer["health"]["items"]:
+        print(f"  {item['status']:9} {item['name']:20} {item['cause']}")
+    for camera in answer["cameras"]:
+        last = f"last {camera['last_name']} at {camera['last_seen']}" if camera["last_name"] else "no image yet"
+        print(f"  camera {camera['name']}: {camera['waiting']} waiting, {camera['in_flight']} under way, {last}")
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in answer["verdicts"].items())
+    print(f"  since the start: {counts}; waiting for delivery: {answer['outbox']['undelivered']}")
+    return 0 if overall["status"] == "ok" else 1
 
 
 def tail(args: argparse.Namespace) -> int:

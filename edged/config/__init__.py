@@ -12,7 +12,7 @@ from edged.config.camera import (
     IdentitySource,
     WatchMode,
 )
-from edged.config.load import load
+from edged.config.load import from_data, load
 from edged.config.peers import Confirm, Http, Models, Mqtt, NoSubscriber, Protocol, SharedMemory, Triton
 from edged.config.recipe import (
     Action,
@@ -67,5 +67,6 @@ __all__ = [
     "Triton",
     "WatchMode",
     "Zone",
+    "from_data",
     "load",
 ]

@@ -31,13 +31,25 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     files = [path, *sorted(path.with_name(path.name + ".d").glob("*.toml"))]
     for file in files:
         _merge(data, _read(file, problems), (), str(file), where)
+    return _validated(data, environ, where, problems, str(path))
+
+
+def from_data(data: dict[str, Any], environ: Mapping[str, str] = os.environ) -> Config:
+    """A configuration without a file: `data`, then the environment. Raises ConfigError like `load`."""
+    where: Where = {}
+    merged: dict[str, Any] = {}
+    _merge(merged, data, (), "built in", where)
+    return _validated(merged, environ, where, [], "built in")
+
+
+def _validated(data: dict[str, Any], environ: Mapping[str, str], where: Where, problems: list[ConfigProblem], default: str) -> Config:
     _merge_environment(data, environ, where, problems)
     if problems:
         raise ConfigError(problems)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_problems(error, where, str(path))) from None
+        raise ConfigError(_problems(error, where, default)) from None
 
 
 def _read(file: Path, problems: list[ConfigProblem]) -> dict[str, Any]:

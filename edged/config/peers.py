@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from edged.config.station import Section
+
+SEEDS = (
+    Path(__file__).parents[2] / "model_repository",  # a source tree
+    Path(sys.prefix) / "share" / "edged" / "model_repository",  # an installed wheel
+    Path("/usr/share/edged/model_repository"),
+)
 
 
 class SharedMemory(StrEnum):
@@ -30,6 +37,13 @@ class Models(Section):
     repository: Path | None = None
     backend: str = Field("python", pattern="^(python|onnxruntime|tensorrt)$")
     allow_python: bool = False
+
+    def located(self) -> Models:
+        """The same, with `repository` set: as configured, else where edged was installed with one."""
+        if self.repository is not None:
+            return self
+        found = next((place for place in SEEDS if place.is_dir()), SEEDS[-1])
+        return self.model_copy(update={"repository": found})
 
 
 class Protocol(StrEnum):

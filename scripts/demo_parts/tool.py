@@ -34,7 +34,7 @@ class Tool:
         self.expected: list[Expected] = []
         self._dies, self._maps = dies, maps
         self._random = random.Random(seed)
-        self._map_files = sorted((images / "wafer_maps").glob("*.png"))
+        self._map_files = sorted((images / "wafer_maps" / "images").glob("*.png"))
         self._die_images = _die_images(images / "dies", np.random.default_rng(seed))
         self._die_names = (f"L{lot}A_{wafer:02d}_{x}_{y}_1" for lot, wafer, y, x in itertools.product(*_DIES))
         self._map_names = (f"LOT{lot}-{wafer:02d}" for lot in itertools.count(4101) for wafer in range(1, 26))

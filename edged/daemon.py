@@ -1,0 +1,187 @@
+"""Opens every adapter, owns the one TaskGroup, the signals and the deadlines: the only file that knows all rooms.
+
+Invariants
+- Sinks start first, sources stop first. A signal reaches only intake: its channel closes, the pipeline drains, then the plant is told
+  that we go. What has not drained within `GRACE_S` waits in its folder, and in the outbox.
+- Every task is named and lives in the one group. An exception that nobody expected ends the group; the process exits with 1 and
+  systemd starts it anew.
+- A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+
+from edged import __version__
+from edged.channel import Channel
+from edged.config import Config
+from edged.holds import Holds
+from edged.inference import Inference
+from edged.intake import Intake, reference_for
+from edged.journey import Journey
+from edged.ledger import Ledger
+from edged.nouns import Frame, Landing
+from edged.pipeline import Pipeline
+from edged.plant import Messages, Plant
+from edged.station import Station
+from edged.verdict import gate, judge
+from edged.vision.decoders import Decoders
+from edged.vitals.gpu import GpuWatch
+from edged.vitals.health import HealthBoard, headline
+from edged.vitals.metrics import Metrics
+from edged.vitals.notify import Notifier
+from edged.web import Door
+
+log = structlog.get_logger("edged.daemon")
+
+GRACE_S = 10.0
+LANDINGS = 128
+"""How many landings may wait for a worker: enough that a scan and the decoders do not wait for each other."""
+STALL_S = 60.0
+"""With images under way and none finished for this long, the watchdog is no longer fed."""
+
+
+async def run(config: Config, file: Path) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code."""
+    stop = asyncio.Event()
+    _on_signals(stop)
+    board = HealthBoard(needs=("ledger", "triton", *(f"folder:{camera.name}" for camera in config.camera)))
+    async with AsyncExitStack() as stack:
+        daemon = await Daemon.open(config, board, stack)
+        log.info("daemon.started", version=__version__, config=str(file), pid=os.getpid())
+        await daemon.serve(stop)
+    log.info("daemon.stopped")
+    return 0
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    """The first signal asks; it also puts the default back, so that the second kills."""
+    loop = asyncio.get_running_loop()
+
+    def asked(number: signal.Signals) -> None:
+        log.info("daemon.signal", signal=number.name)
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+
+
+class Daemon:
+    """Every room, opened and wired."""
+
+    def __init__(
+        self,
+        config: Config,
+        board: HealthBoard,
+        ledger: Ledger,
+        decoders: Decoders,
+        inference: Inference,
+        messages: Messages,
+    ) -> None:
+        self.config, self.board, self.ledger = config, board, ledger
+        self.inference, self.decoders = inference, decoders
+        recipes = {recipe.name: recipe for recipe in config.recipe}
+        self.holds = Holds(inference.ready)
+        self.landings: Channel[Landing] = Channel(LANDINGS)
+        self.intake = Intake(
+            cameras=config.camera,
+            recipes=recipes,
+            landings=self.landings,
+            recall=ledger,
+            held=self.holds.active,
+            quarantine=config.station.state_dir / "quarantine",
+            board=board,
+            announce=ledger.announce,
+        )
+        journey = Journey(
+            cameras=config.camera,
+            recipes=config.recipe,
+            vision=decoders,
+            inference=inference,
+            judge=judge,
+            gate=gate,
+            reference=lambda landing: reference_for(landing, recipes[landing.recipe]),
+        )
+        self.gpu = GpuWatch(config.gpu, board)
+        self.metrics = Metrics(__version__, lambda: self.station.gauges())
+        self.pipeline = Pipeline(
+            landings=self.landings,
+            journey=journey,
+            intake=self.intake,
+            ledger=ledger,
+            metrics=self.metrics,
+            holds=self.holds,
+            workers=config.decode.slots,
+        )
+        self.plant = Plant(config, outbox=ledger, board=board, messages=messages, published=self.metrics.publish)
+        self.station = Station(self)
+        self.door = Door(config.http, self.station, board)
+        self.notifier = Notifier()
+
+    @classmethod
+    async def open(cls, config: Config, board: HealthBoard, stack: AsyncExitStack) -> Daemon:
+        """Adapters close in reverse: the ledger last, since the others may still write to it."""
+        frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in config.camera}
+        messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url)
+        ledger = await stack.enter_async_context(
+            Ledger.open(config.station.state_dir, config.ledger, messages, board, source=config.station.source)
+        )
+        limits = {recipe.name: recipe.rules.quality for recipe in config.recipe}
+        decoders = await stack.enter_async_context(Decoders(config.decode, limits, board))
+        inference = await stack.enter_async_context(
+            Inference(config.triton, config.models, config.station.state_dir, config.recipe, board, release=decoders.release)
+        )
+        decoders.on_ring(inference.add_ring)
+        return cls(config, board, ledger, decoders, inference, messages)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Sinks first: plant, inference and the door run before the first landing is sent; they end after the last is recorded."""
+        end = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            sides = [
+                group.create_task(self.ledger.run(end), name="ledger"),
+                group.create_task(self.plant.run(end), name="plant"),
+                group.create_task(self.inference.run(end), name="inference"),
+                group.create_task(self.gpu.run(end), name="gpu"),
+                group.create_task(self.door.run(end), name="door"),
+                group.create_task(self.notifier.run(end, self.advancing, self.status_line), name="notify"),
+            ]
+            journey = [
+                group.create_task(self.pipeline.run(), name="pipeline"),
+                group.create_task(self.intake.run(stop), name="intake"),
+            ]
+            self.notifier.ready(self.status_line())
+            await stop.wait()
+            self.notifier.stopping("draining")
+            await asyncio.wait(journey, timeout=GRACE_S)
+            end.set()
+            _, late = await asyncio.wait([*journey, *sides], timeout=GRACE_S)
+            if late:
+                log.warning("daemon.not_drained", tasks=sorted(task.get_name() for task in late))
+            for task in late:
+                task.cancel()
+
+    def advancing(self) -> bool | str:
+        """For the watchdog: the loop runs (else nobody asks), and the pipeline finishes what it has begun, or knows why not."""
+        stalled_s = self.beat()
+        return True if stalled_s < STALL_S else f"the pipeline has finished no image for {stalled_s:.0f} s"
+
+    def beat(self) -> float:
+        """Seconds since the pipeline advanced; an idle one, or one that is held by a peer, advances."""
+        if self.pipeline.in_flight == 0:
+            return 0.0
+        return time.monotonic() - self.pipeline.advanced
+
+    def status_line(self) -> str:
+        return headline(self.board.overall())
+
+
