@@ -1,9 +1,10 @@
 """Lot, wafer, die and the rest, told from a file's path and its sidecars. Pure.
 
-The camera's sources are tried in order; the first that matches gives the whole identity. A field whose text does not fit its type is left out
+The sources are tried in order; the first that matches gives the whole identity. A field whose text does not fit its type is left out
 with a note and never makes an image fail. `complete` means: lot and wafer are both known.
 """
 
+# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
 from __future__ import annotations
 
 import os
@@ -83,7 +84,7 @@ def _values(source: IdentitySource, path: str, sidecars: Sidecars) -> Mapping[st
     pattern = source.pattern or ""
     expression = _template(pattern) if source.kind is IdentityKind.PATH_TEMPLATE else _regex(pattern)
     whole = source.kind is IdentityKind.REGEX or "." in _FIELD.sub("", pattern.rpartition("/")[2])
-    match = expression.search(path if whole else os.path.splitext(path)[0])  # noqa: PTH122 - a relative path of any platform
+    match = expression.search(path if whole else os.path.splitext(path)[0])
     if match is None:
         raise ValueError("the path does not match")
     return match.groupdict()

@@ -1,9 +1,10 @@
 """Sidecar files: JSON or XML with the image's stem, read without trusting a byte of them. Pure but for `read_sidecar`.
 
-Refused as a whole: more than 1 MiB, nesting deeper than 64, JSON with NaN or a repeated key, XML with a document type (entities live there).
+Refused as a whole: above 1 MiB, nesting deeper than 64, JSON with NaN or a repeated key, XML with a document type (entities live there).
 A document is a flat mapping from dotted path to scalar; a bare field name finds the shallowest key or attribute of that name.
 """
 
+# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
 from __future__ import annotations
 
 import contextlib
@@ -33,7 +34,7 @@ class Unreadable(ValueError):  # noqa: N818 - it names what was found
 
 def names_beside(path: bytes, kind: IdentityKind) -> tuple[bytes, ...]:
     """The sidecar names that belong to an image: same folder, same stem."""
-    stem = os.path.splitext(path)[0]  # noqa: PTH122 - a path is bytes here
+    stem = os.path.splitext(path)[0]
     return tuple(stem + suffix.encode() for suffix in SUFFIXES.get(kind, ()))
 
 
@@ -41,7 +42,7 @@ def read_sidecar(folder: Path, path: bytes, kind: IdentityKind) -> bytes | None:
     """The bytes of an image's sidecar (1 MiB and one byte at most), None when there is none. Raises OSError when it cannot be read."""
     for name in names_beside(path, kind):
         with contextlib.suppress(FileNotFoundError):
-            fd = os.open(os.path.join(os.fsencode(folder), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # noqa: PTH118
+            fd = os.open(os.path.join(os.fsencode(folder), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(fd, "rb") as file:
                 return file.read(MAX_BYTES + 1)
     return None

@@ -1,0 +1,190 @@
+"""What happens to a judged file: keep, move to a dated folder, or delete. For a folder's thread; always after the commit.
+
+Invariants
+- Nothing is ever replaced: every rename is to a name that is new.
+- The file is taken aside as `.edged-{id}` in its own folder first, and goes on only if it is the judged one: size, mtime, inode, and the
+  sha256 where the inode is not known or the file is to be deleted. Another file (the tool re-used the name) goes back unharmed.
+- Every step may be repeated after a crash: the ledger keeps the row until `disposed` is told.
+- Each rename is followed by an fsync of its directory; across file systems copy, fsync, compare, unlink.
+"""
+
+# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from edged.config import After, Camera
+from edged.intake.renaming import copy_new, rename_new, sha256_of, sync_directory
+from edged.intake.sidecar import SUFFIXES, names_beside
+
+
+class Outcome(StrEnum):
+    KEPT = "kept"
+    MOVED = "moved"
+    DELETED = "deleted"
+    REPLACED = "replaced"  # the name holds another file by now, which stays and is judged
+    GONE = "gone"  # somebody else took the file away
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One judged file. `inode` None: not known any more (after a restart)."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    sha256: str
+    id: str
+    inode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Disposed:
+    """`new_path` as text for people, where the file is now; `returned`: the path of a file that went back, to be looked at."""
+
+    outcome: Outcome
+    new_path: str | None = None
+    returned: bytes | None = None
+
+
+class Disposal:
+    """One camera's way with judged files. `now` gives the date of the dated folder."""
+
+    def __init__(self, camera: Camera, now: Callable[[], datetime], tick: Callable[[], None]) -> None:
+        self._camera, self._now, self._tick = camera, now, tick
+        self._root = os.fsencode(camera.folder)
+        self._move_to = os.fsencode(camera.effective_move_to)
+
+    def dispose(self, file: Pending) -> Disposed:
+        """Begin or resume. Raises OSError (read-only, no permission, no space): the file then stays where it is."""
+        if self._camera.after is After.KEEP:
+            return Disposed(Outcome.KEPT)
+        path = os.path.join(self._root, file.path)
+        directory, name = os.path.split(path)
+        aside = os.path.join(directory, b".edged-" + file.id.encode())
+        if not os.path.lexists(aside):
+            if not os.path.lexists(path):
+                return self._found_elsewhere(file)
+            if not self._same_stat(path, file):
+                return Disposed(Outcome.REPLACED)
+            rename_new(path, aside)
+            sync_directory(directory)
+        if not self._judged(aside, file):
+            return Disposed(Outcome.REPLACED, returned=self._give_back(aside, file))
+        if self._camera.after is After.DELETE:
+            os.unlink(aside)
+            sync_directory(directory)
+            self._sidecars(path, None)
+            return Disposed(Outcome.DELETED)
+        day = self._now().strftime("%Y-%m-%d").encode()
+        shelf = os.path.join(self._move_to, day, os.path.dirname(file.path))
+        _make_directories(shelf, self._move_to)
+        target = self._move(aside, shelf, name, file)
+        sync_directory(shelf)
+        sync_directory(directory)
+        self._sidecars(path, shelf)
+        return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
+
+    def _same_stat(self, path: bytes, file: Pending) -> bool:
+        facts = os.stat(path, follow_symlinks=False)
+        return (facts.st_size, facts.st_mtime_ns) == (file.size, file.mtime_ns)
+
+    def _judged(self, aside: bytes, file: Pending) -> bool:
+        if not self._same_stat(aside, file):
+            return False
+        inode = os.stat(aside, follow_symlinks=False).st_ino
+        if inode == file.inode and self._camera.after is After.MOVE:
+            return True
+        return sha256_of(aside, self._tick) == file.sha256
+
+    def _give_back(self, aside: bytes, file: Pending) -> bytes:
+        """The name itself may be taken once more by now; then it goes beside it and is judged under that name."""
+        for path in (file.path, *_others(file.path, file.id)):
+            with contextlib.suppress(FileExistsError):
+                rename_new(aside, os.path.join(self._root, path))
+                sync_directory(os.path.dirname(aside))
+                return path
+        raise FileExistsError(errno.EEXIST, "no free name to give the file back under", aside)
+
+    def _move(self, aside: bytes, shelf: bytes, name: bytes, file: Pending) -> bytes:
+        source = aside
+        for candidate in (name, *_others(name, file.id)):
+            target = os.path.join(shelf, candidate)
+            try:
+                rename_new(source, target)
+            except FileExistsError:
+                if not self._is_copy(target, aside, file):
+                    continue
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                source = self._copy(aside, shelf, file)
+                try:
+                    rename_new(source, target)
+                except FileExistsError:
+                    continue
+            if os.path.lexists(aside):
+                sync_directory(shelf)  # the copy's name must be durable before the original goes
+                os.unlink(aside)
+            return target
+        raise FileExistsError(errno.EEXIST, "no free name in the dated folder", name)
+
+    def _copy(self, aside: bytes, shelf: bytes, file: Pending) -> bytes:
+        partial = os.path.join(shelf, b".edged-" + file.id.encode() + b".part")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)  # left by a crash
+        copy_new(aside, partial, self._tick)
+        return partial
+
+    def _is_copy(self, target: bytes, aside: bytes, file: Pending) -> bool:
+        """A crash came between copy and unlink: what stands on the other file system is this very image."""
+        elsewhere = os.stat(target, follow_symlinks=False).st_dev != os.stat(aside, follow_symlinks=False).st_dev
+        return elsewhere and self._same_stat(target, file) and sha256_of(target, self._tick) == file.sha256
+
+    def _found_elsewhere(self, file: Pending) -> Disposed:
+        """Neither the name nor the name aside exists: a crash came after the move, or somebody took the file."""
+        if self._camera.after is After.MOVE and os.path.isdir(self._move_to):
+            directory, name = os.path.split(file.path)
+            for day in sorted(os.listdir(self._move_to), reverse=True):
+                for candidate in (name, *_others(name, file.id)):
+                    target = os.path.join(self._move_to, day, directory, candidate)
+                    with contextlib.suppress(OSError):
+                        if self._same_stat(target, file):
+                            return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
+        return Disposed(Outcome.GONE)
+
+    def _sidecars(self, path: bytes, shelf: bytes | None) -> None:
+        """A sidecar follows its last image. That it could not be moved is no reason to fail: it stays."""
+        stem = os.path.splitext(path)[0]
+        siblings = {pattern[1:].lower() for pattern in self._camera.include if pattern.startswith("*.") and "*" not in pattern[1:]}
+        for kind in {source.kind for source in self._camera.identity} & SUFFIXES.keys():
+            for sidecar in names_beside(path, kind):
+                if not os.path.isfile(sidecar) or any(os.path.lexists(stem + os.fsencode(suffix)) for suffix in siblings):
+                    continue
+                with contextlib.suppress(OSError):
+                    if shelf is None:
+                        os.unlink(sidecar)
+                    else:
+                        rename_new(sidecar, os.path.join(shelf, os.path.basename(sidecar)))
+                        sync_directory(shelf)
+
+
+def _others(name: bytes, result_id: str) -> tuple[bytes, ...]:
+    """`{stem}~{id8}{ext}`, then with the whole id, which nothing else can have."""
+    stem, extension = os.path.splitext(name)
+    return (stem + b"~" + result_id[:8].encode() + extension, stem + b"~" + result_id.encode() + extension)
+
+
+def _make_directories(path: bytes, above: bytes) -> None:
+    if os.path.isdir(path):
+        return
+    os.makedirs(path, mode=0o770, exist_ok=True)
+    while len(path) >= len(above):  # each new directory's own entry must survive a power cut
+        path = os.path.dirname(path)
+        sync_directory(path)

@@ -1,0 +1,101 @@
+"""Renaming that never replaces, and copies that are proven before the original goes. For a folder's thread."""
+
+# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_BLOCK = 1024 * 1024
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rename_new(source: bytes, target: bytes) -> None:
+    """Rename; FileExistsError when the target exists, OSError EXDEV across file systems."""
+    if _libc.renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in _UNSUPPORTED:
+        raise OSError(code, os.strerror(code), source, None, target)
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Neither is known to this file system: reserve the name, then replace our own empty file.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            os.rename(source, target)
+        except OSError:
+            os.unlink(target)
+            raise
+    else:
+        os.unlink(source)
+
+
+def sync_directory(path: bytes) -> None:
+    """Make renames in a directory survive a power cut; file systems that cannot sync a directory are left alone."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def open_regular(path: bytes) -> int:
+    """A descriptor of a regular file; never blocks on a FIFO, never follows a link. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return fd
+
+
+def sha256_of(path: bytes, tick: Callable[[], None]) -> str:
+    """Of the whole file, in hexadecimal digits."""
+    digest, fd = hashlib.sha256(), open_regular(path)
+    try:
+        while block := os.read(fd, _BLOCK):
+            digest.update(block)
+            tick()
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+def copy_new(source: bytes, target: bytes, tick: Callable[[], None]) -> str:
+    """Copy to a new file, keep its times, fsync it, read it back and compare; returns the sha256. The partial copy goes on any failure."""
+    digest, reading = hashlib.sha256(), open_regular(source)
+    try:
+        writing = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
+        try:
+            while block := os.read(reading, _BLOCK):
+                digest.update(block)
+                tick()
+                view = memoryview(block)
+                while view:
+                    view = view[os.write(writing, view) :]
+            facts = os.fstat(reading)
+            os.utime(writing, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            os.fsync(writing)
+        except OSError:
+            os.unlink(target)
+            raise
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+    if sha256_of(target, tick) != digest.hexdigest():
+        os.unlink(target)
+        raise OSError(errno.EIO, "the copy differs from the original", target)
+    return digest.hexdigest()
