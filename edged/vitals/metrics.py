@@ -6,6 +6,7 @@ Counters and the histogram are fed by the pipeline; everything that is a state i
 from __future__ import annotations
 
 import platform
+from collections import Counter as TallyOf
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ class Metrics:
 
     def __init__(self, version: str, gauges: Callable[[], Gauges] = Gauges) -> None:
         self.latency = LatencyWindow()
+        self._counts: TallyOf[str] = TallyOf()
         self.registry = CollectorRegistry(auto_describe=True)
         self._images = Counter("edged_images", "Images that reached an outcome.", ("camera", "outcome"), registry=self.registry)
         self._verdicts = Counter("edged_verdicts", "Verdicts recorded.", ("verdict",), registry=self.registry)
@@ -59,8 +61,15 @@ class Metrics:
         """`outcome`: recorded, known, renamed ... as the ledger answered."""
         self._images.labels(camera, outcome).inc()
 
-    def verdict(self, kind: VerdictKind) -> None:
-        self._verdicts.labels(kind.value).inc()
+    def verdict(self, kind: str) -> None:
+        """`kind`: a VerdictKind or its text; anything else raises ValueError (a label must come from a closed list)."""
+        known = VerdictKind(kind).value
+        self._verdicts.labels(known).inc()
+        self._counts.update((known,))
+
+    def verdicts(self) -> dict[str, int]:
+        """How many of each kind since the start, zeros included."""
+        return {kind.value: self._counts[kind.value] for kind in VerdictKind}
 
     def stage(self, stage: str, seconds: float) -> None:
         """`stage`: settle, decode, preprocess, queue, infer, verdict, record, publish, total."""

@@ -98,6 +98,16 @@ def test_two_stations_in_one_process_do_not_share_counters() -> None:
     assert samples(second)["edged_verdicts_total", frozenset({("verdict", "PASS")})] == 0
 
 
+def test_verdicts_since_the_start_can_be_read_back_and_no_other_kind_slips_in() -> None:
+    metrics = Metrics("1")
+    for kind in ("FAIL", VerdictKind.FAIL, VerdictKind.PASS):
+        metrics.verdict(kind)
+    with pytest.raises(ValueError, match="SCRAPPED"):
+        metrics.verdict("SCRAPPED")
+    assert metrics.verdicts() == {"PASS": 1, "FAIL": 2, "REVIEW": 0, "ERROR": 0}
+    assert samples(metrics)["edged_verdicts_total", frozenset({("verdict", "FAIL")})] == 2
+
+
 def test_quantiles_are_exact_over_the_newest_samples() -> None:
     window = LatencyWindow(keep=100)
     for milliseconds in [10_000] * 50 + list(range(1, 101)):
