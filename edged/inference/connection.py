@@ -15,6 +15,8 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import grpc
+
 from edged.backoff import Backoff
 from edged.config import SharedMemory, Triton
 from edged.inference.client import CallFailed, TritonClient
@@ -48,11 +50,15 @@ class Endpoint:
         self.models: dict[str, ServedModel] = {}
         self._largest = largest_message
         self._client: TritonClient | None = None
+        self._closed = False
         self._on_change, self._sample = on_change, sample
         self._wake = asyncio.Event()
 
     @property
     def client(self) -> TritonClient:
+        """CallFailed once the endpoint is closed."""
+        if self._closed:
+            raise CallFailed(grpc.StatusCode.CANCELLED, "the connection was closed")
         if self._client is None:
             self._client = TritonClient(self.address, self._largest)
         return self._client
@@ -112,9 +118,10 @@ class Endpoint:
 
     async def close(self) -> None:
         """Takes the rings back and hangs up; calls under way end."""
-        if self._client is not None:
-            await self.rings.withdraw(self._client)
-            await self._client.close()
+        client, self._client, self._closed = self._client, None, True
+        if client is not None:
+            await self.rings.withdraw(client)
+            await client.close()
 
     def snapshot(self) -> EndpointSnapshot:
         return EndpointSnapshot(

@@ -105,6 +105,7 @@ class Inference:
             await stop.wait()
             for keeper in self._keepers:
                 keeper.cancel()
+            await asyncio.wait(self._keepers)
             for endpoint in self._endpoints:
                 await endpoint.close()
 
@@ -196,7 +197,9 @@ class Inference:
         try:
             resolved = self._sound(recipe)
             endpoint = self._serving(resolved) or next((e for e in self._endpoints if e.live), self._endpoints[0])
-            served = endpoint.models[resolved.packages[model].manifest.triton_name]
+            served = endpoint.models.get(resolved.packages[model].manifest.triton_name)
+            if served is None:
+                raise Unavailable("triton", f"nobody has looked for Triton at {endpoint.address} yet")
             served.require_ready()
         except (ModelMismatch, Unavailable):
             for tensor in tensors:

@@ -133,10 +133,11 @@ class Manifest(BaseModel):
         put, preprocess = self.inputs[0], override or self.preprocess
         whose = "the recipe's" if override is not None else "the manifest's own"
         reference = "reference" in put.channels
-        images = 2 if reference else 1
-        channels = images * (3 if preprocess.colour == "rgb" else 1)
-        made = (channels, preprocess.height_px, preprocess.width_px)
+        colours = 3 if preprocess.colour == "rgb" else 1
+        # beside colour channels the reference is one more, in gray, or as many again
+        counts = {colours + 1, 2 * colours} if reference else {colours}
         label = f"{self.name}:{self.version}"
+        made = (put.dims[0] if put.dims[0] in counts else min(counts), preprocess.height_px, preprocess.width_px)
         if made != put.dims:
             raise ModelMismatch(
                 label,

@@ -8,6 +8,7 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from edged.inference.slots import Entry
 
 SHM = Path("/dev/shm")  # noqa: S108 - system shared memory has this one place on Linux
 PREFIX = "edged-ring-"
+WITHDRAWALS = 5
+WITHDRAWAL_S = 0.05
 
 
 class RingFacts(Protocol):
@@ -115,9 +118,12 @@ class Rings:
         """Takes every registration back, as far as Triton is there to do so."""
         self.suspend()
         try:
-            there = await client.regions() if any(ring.old for ring in self._rings.values()) else {}
-            for ring in self._rings.values():
-                await self._retire(client, ring, there)
+            for _ in range(WITHDRAWALS):
+                left = [ring for ring in self._rings.values() if ring.old]
+                there = await client.regions() if left else {}
+                if all([await self._retire(client, ring, there) for ring in left]):
+                    return
+                await asyncio.sleep(WITHDRAWAL_S)  # the last answer came a moment ago
         except CallFailed:
             return  # a Triton that is away forgets by itself, or the next daemon takes the stale names back
 

@@ -204,6 +204,8 @@ class ServedModel:
     async def infer(self, tensors: Sequence[Tensor]) -> Asked:
         """Rows for the tensors of one page. Unavailable, ModelMismatch, ModelOutputInvalid; every slot is released exactly once."""
         entries = [Entry(tensor, self._release) for tensor in tensors]
+        if not entries:
+            return Asked((), 0.0, 0.0)
         try:
             await self._answer_all(entries)
             rows = tuple(entry.answer.result() for entry in entries if entry.answer is not None)

@@ -1,0 +1,138 @@
+"""Triton killed, frozen, hanging: what waits is told in time, slots come back only when they are safe, and it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edged.errors import Unavailable
+from edged.nouns import HealthStatus
+from rigs.packages import expected_scores, running, write_package
+from rigs.triton import TritonServer
+
+Start = Callable[..., TritonServer]
+
+
+@pytest.fixture
+def seed(tmp_path: Path) -> Path:
+    folder = tmp_path / "seed"
+    folder.mkdir()
+    return folder
+
+
+def rounded(first: int, second: int) -> list[float]:
+    return [round(value, 4) for value in expected_scores(first, second)]
+
+
+async def test_a_triton_killed_and_started_again_is_ready_by_itself_with_its_rings(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "reborn")
+    async with running(server.grpc, server.repository, seed, ["reborn"]) as room:
+        await room.ready("reborn")
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        assert await room.scores("reborn", room.ring.tensor(0, 1, 2)) == rounded(1, 2)
+        await asyncio.to_thread(server.kill)
+        told = await room.until(lambda: room.board.items["triton"][0] is HealthStatus.DOWN)
+        assert told < 5
+        assert not room.inference.ready("reborn")
+        with pytest.raises(Unavailable):
+            await room.inference.infer("reborn", 0, [room.ring.tensor(1, 9)])
+        await asyncio.to_thread(server.start)
+        back = await room.ready("reborn")
+        assert back < 5
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        assert await room.scores("reborn", room.ring.tensor(2, 33, 44)) == rounded(33, 44)
+        assert room.ring.released == [0, 1, 2]
+
+
+async def test_images_in_flight_when_triton_is_killed_are_told_so_and_their_slots_come_back_when_it_is_gone(
+    own_triton: Start, seed: Path
+) -> None:
+    server = own_triton()
+    write_package(seed, "struck", cost_s=1.0)
+    async with running(server.grpc, server.repository, seed, ["struck"]) as room:
+        await room.ready("struck")
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        calls = [asyncio.create_task(room.scores("struck", room.ring.tensor(slot, slot))) for slot in range(6)]
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(server.kill)
+        told = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+        assert all(isinstance(error, Unavailable) for error in told)
+        assert room.ring.released == []
+        assert room.inference.endpoints()[0].blocked_slots == 6
+        await asyncio.to_thread(server.start)
+        await room.ready("struck")
+        await room.until(lambda: sorted(room.ring.released) == list(range(6)))
+        assert room.inference.endpoints()[0].blocked_slots == 0
+
+
+async def test_a_frozen_triton_is_told_within_the_deadline_and_its_slots_wait_until_it_answers(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "frozen")
+    async with running(server.grpc, server.repository, seed, ["frozen"], config={"deadline_s": 1.5}) as room:
+        await room.ready("frozen")
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        server.freeze()
+        try:
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                await room.scores("frozen", room.ring.tensor(5, 5))
+            assert time.monotonic() - began < 2.5
+            await asyncio.sleep(10)  # by now the pings have told that the connection is dead
+            assert room.ring.released == []
+            assert room.board.items["triton"][0] is HealthStatus.DOWN
+        finally:
+            server.thaw()
+        await room.until(lambda: room.ring.released == [5])
+        await room.ready("frozen")
+        assert await room.scores("frozen", room.ring.tensor(6, 60, 70)) == rounded(60, 70)
+
+
+async def test_a_hanging_model_opens_its_circuit_alone_and_closes_it_when_it_answers_again(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "hanging")
+    write_package(seed, "lively")
+    async with running(server.grpc, server.repository, seed, ["hanging", "lively"], config={"deadline_s": 1.0}) as room:
+        await room.ready("hanging")
+        await room.ready("lively")
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        stuck = asyncio.create_task(room.scores("hanging", room.ring.tensor(0, 253)))
+        await asyncio.sleep(0.1)
+        behind = [asyncio.create_task(room.scores("hanging", room.ring.tensor(slot, slot))) for slot in (1, 2, 3)]
+        told = await asyncio.wait_for(asyncio.gather(stuck, *behind, return_exceptions=True), 3)
+        assert all(isinstance(error, Unavailable) for error in told)
+        assert not room.inference.ready("hanging")
+        assert 0 not in room.ring.released
+        circuits = {model.name: model.circuit for model in room.inference.snapshot()}
+        assert circuits["hanging"] != "closed"
+        assert circuits["lively"] == "closed"
+        assert await room.scores("lively", room.ring.tensor(9, 1, 1)) == rounded(1, 1)
+        assert room.board.items["triton"][3]["circuits_open"] == ["hanging:1"]
+        await room.ready("hanging")
+        await room.until(lambda: {0, 1, 2, 3, 9} == set(room.ring.released))
+        assert await room.scores("hanging", room.ring.tensor(4, 40, 50)) == rounded(40, 50)
+
+
+async def test_triton_restarted_between_two_looks_is_noticed_by_the_first_image(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "swift")
+    async with running(server.grpc, server.repository, seed, ["swift"]) as room:
+        await room.ready("swift")
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        await asyncio.to_thread(lambda: (server.kill(), server.start(["swift__1"])))
+        deadline = time.monotonic() + 10
+        slot = 0
+        while True:
+            try:
+                assert await room.scores("swift", room.ring.tensor(slot, slot, 3)) == rounded(slot, 3)
+                break
+            except Unavailable:
+                slot += 1
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+        await room.until(lambda: sorted(room.ring.released) == list(range(slot + 1)))
