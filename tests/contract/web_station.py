@@ -173,3 +173,14 @@ def assert_problem(body: Any, status: int) -> None:
     assert body["title"]
     assert body["detail"].endswith(".")
     assert "Traceback" not in json.dumps(body)
+
+
+async def say(url: str, sent: bytes, *, until_closed_s: float = 5) -> bytes:
+    """Sends raw bytes and returns everything until the station closes the connection."""
+    host, port = url.removeprefix("http://").rstrip("/").rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), until_closed_s)
+    finally:
+        writer.close()
