@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -21,6 +21,24 @@ def classification_line(file: str, manifest: Mapping[str, Any], scores: Mapping[
                 "scores": {name: round(value, 4) for name, value in scores.items()},
             }
         ],
+        "defects": defects,
+    }
+    return json.dumps(line, separators=(",", ":"))
+
+
+def detection_line(file: str, manifest: Mapping[str, Any], found: Sequence[tuple[str, float, Sequence[float]]]) -> str:
+    """The line for a detector's (class, score 0..1, box x y w h in image pixels), best first: FAIL if there is any."""
+    defects = [
+        {"n": n, "class": name, "confidence": round(score, 4), "box_px": [round(v, 1) for v in box]}
+        for n, (name, score, box) in enumerate(found, 1)
+    ]
+    best: dict[str, float] = dict.fromkeys(manifest["classes"], 0.0)
+    for name, score, _ in found:
+        best[name] = max(best[name], round(score, 4))
+    line = {
+        "file": file,
+        "verdict": "FAIL" if defects else "PASS",
+        "models": [{"name": manifest["name"], "version": manifest["version"], "scores": best}],
         "defects": defects,
     }
     return json.dumps(line, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""Makes up inspection images, for demonstrations, tests and training: no camera needed."""

@@ -1,0 +1,109 @@
+"""The detector of `die_defect`: image and golden reference in, one heat map per class and one box per cell out.
+
+DieNet works on crops and whole images alike; ServedDetector adds what the package needs: normalisation, peaks, top-K, suppression.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+STRIDE = 8
+TOP_K = 100
+OVERLAP = 0.5  # two boxes that overlap more than this are one defect
+RARE = -4.0  # the heat maps start out saying "no defect" nearly everywhere
+
+
+class _Conv(nn.Sequential):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, inside: int, outside: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
+        )
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = _Conv(width, width), nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+class DieNet(nn.Module):
+    """float [n, 2, h, w] (h, w multiples of 32) to logits [n, classes, h/8, w/8] and boxes [n, 4, h/8, w/8] as cx, cy, w, h in pixels."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.at8 = nn.Sequential(_Conv(2, 12, 5, 2), _Conv(12, 24, 3, 2), _Conv(24, 48, 3, 2), _Residual(48))
+        self.at16 = nn.Sequential(_Conv(48, 96, 3, 2), _Residual(96))
+        self.at32 = nn.Sequential(_Conv(96, 96, 3, 2), _Residual(96))
+        self.up16, self.up8 = _Conv(96, 96), _Conv(96, 48, 1)
+        self.head = nn.Sequential(_Conv(48, 64), nn.Conv2d(64, classes + 4, 1))
+        self.classes = classes
+        last = self.head[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[:classes], RARE)
+        nn.init.constant_(last.bias[classes + 2 :], 1.3)  # boxes of about 30 px
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        fine = self.at8(x)
+        middle = self.at16(fine)
+        coarse = F.interpolate(self.at32(middle), scale_factor=2.0, mode="nearest")
+        middle = self.up16(middle + coarse)
+        out = self.head(fine + F.interpolate(self.up8(middle), scale_factor=2.0, mode="nearest"))
+        return out[:, : self.classes], self._boxes(out[:, self.classes :])
+
+    def _boxes(self, raw: torch.Tensor) -> torch.Tensor:
+        high, wide = raw.shape[2], raw.shape[3]
+        rows = torch.arange(high, device=raw.device, dtype=raw.dtype).view(1, 1, high, 1).expand(1, 1, high, wide)
+        columns = torch.arange(wide, device=raw.device, dtype=raw.dtype).view(1, 1, 1, wide).expand(1, 1, high, wide)
+        centre = (torch.cat([columns, rows], 1) + 0.5 + raw[:, :2]) * STRIDE
+        return torch.cat([centre, raw[:, 2:].clamp(-3, 5).exp() * STRIDE], 1)
+
+
+def normalised(pair: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, 2, h, w] to float; a reference of zeros only is none, and becomes mid-gray."""
+    levels = (pair.float() - 128) / 64
+    given = (pair[:, 1:].amax(dim=(2, 3), keepdim=True) > 0).float()
+    return torch.cat([levels[:, :1], levels[:, 1:] * given], 1)
+
+
+class ServedDetector(nn.Module):
+    """uint8 [n, 2, h, w] to boxes float [n, K, 4] (x, y, w, h px), scores [n, K] falling, 0 for unused rows, labels int32 [n, K].
+
+    `threshold` is the raw score that comes out as 0.5, so that 0.5 is the right place to cut.
+    """
+
+    def __init__(self, net: DieNet, threshold: float, size: int) -> None:
+        super().__init__()
+        self.net, self.size = net, size
+        self.register_buffer("shift", torch.logit(torch.tensor(threshold)))
+
+    def forward(self, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits, boxes = self.net(normalised(pair))
+        best, labels = (logits - self.shift).max(dim=1, keepdim=True)
+        heat = torch.sigmoid(best)
+        peaks = heat * (heat == F.max_pool2d(heat, 3, 1, 1)).float()
+        scores, at = peaks.flatten(1).topk(TOP_K, dim=1)
+        centre, size = boxes.flatten(2).transpose(1, 2).gather(1, at.unsqueeze(2).expand(-1, -1, 4)).split(2, dim=2)
+        low, high = (centre - size / 2).clamp(0, self.size), (centre + size / 2).clamp(0, self.size)
+        scores = scores * (1 - _covered(low, high))
+        scores, order = scores.topk(TOP_K, dim=1)
+        corners = torch.cat([low, high - low], 2).gather(1, order.unsqueeze(2).expand(-1, -1, 4))
+        return corners, scores, labels.flatten(1).gather(1, at).gather(1, order).to(torch.int32)
+
+
+def _covered(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """[n, K]: 1 where a box earlier in the list overlaps too much."""
+    area = (high - low).prod(dim=2)
+    shared = (torch.minimum(high.unsqueeze(2), high.unsqueeze(1)) - torch.maximum(low.unsqueeze(2), low.unsqueeze(1))).clamp(min=0)
+    inter = shared.prod(dim=3)
+    overlap = inter / (area.unsqueeze(2) + area.unsqueeze(1) - inter + 1e-6)
+    earlier = torch.ones(TOP_K, TOP_K, device=low.device).tril(-1)
+    return ((overlap * earlier).amax(dim=2) > OVERLAP).float()

@@ -1,0 +1,184 @@
+"""Where the detector's images come from: made-up dies, or a folder of real pairs. Every sample is a function of (seed, number).
+
+A folder of pairs holds images/, pairs.csv (test, template) and labels.csv (file, x1, y1, x2, y2 in pixels, class_id, class).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from preparation import read_image
+
+from edged.simulate.dies import CLASSES, make_die
+
+SIDE_PX = 640
+REFERENCE_DROPOUT = 0.35
+HELD_OUT_SEED, TUNING_SEED = 990_000, 980_000  # training draws from (seed, number) and meets neither
+HELD_OUT_IMAGES = 200
+TUNING_IMAGES = 120
+VISIBLE = 0.5  # a box cut by the crop's border counts as long as this share of it is left
+
+
+@dataclass(frozen=True)
+class Sample:
+    """pair uint8 [2, h, w] (image, reference or zeros); boxes float [n, 4] x1, y1, x2, y2; labels int [n], -1: look away."""
+
+    pair: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    name: str = ""
+
+
+class Source(Protocol):
+    classes: Sequence[str]
+
+    def crop(self, number: int, size: int) -> Sample:
+        """The training crop with this number, size x size px."""
+        ...
+
+
+class GeneratedDies:
+    """Made-up dies, a new one for each number."""
+
+    classes = CLASSES
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def crop(self, number: int, size: int) -> Sample:
+        rng = np.random.default_rng((self._seed, number))
+        return _generated(rng, size, int(rng.integers(0, 5)), dropout=REFERENCE_DROPOUT)
+
+
+def held_out_dies(count: int = HELD_OUT_IMAGES) -> list[Sample]:
+    """Whole images with seeds of their own and references, stored and read back as JPEG like a camera's."""
+    return [
+        _generated(np.random.default_rng(HELD_OUT_SEED + n), SIDE_PX, None, dropout=0.0, name=f"generated_{n:03d}.jpg") for n in range(count)
+    ]
+
+
+def tuning_dies(count: int = TUNING_IMAGES) -> list[Sample]:
+    """Whole images for choosing the threshold, as many without reference as in training."""
+    rows = (np.random.default_rng(TUNING_SEED + n) for n in range(count))
+    return [_generated(rng, SIDE_PX, None, dropout=REFERENCE_DROPOUT, name=f"tuning_{n:03d}.jpg") for n, rng in enumerate(rows)]
+
+
+def _generated(rng: np.random.Generator, size: int, defects: int | None, *, dropout: float, name: str = "") -> Sample:
+    die = make_die(rng, size, defects)
+    alone = rng.random() < dropout
+    images = [die.image, np.zeros_like(die.image) if alone else die.reference]
+    if name or rng.random() < 0.3:
+        quality = int(rng.integers(75, 98))
+        images = [_through_jpeg(image, quality) if image.any() else image for image in images]
+    boxes = np.array([(b.x, b.y, b.x + b.w, b.y + b.h) for b in die.boxes], dtype=np.float32).reshape(-1, 4)
+    return Sample(np.stack(images), boxes, np.array([CLASSES.index(b.kind) for b in die.boxes], dtype=np.int64), name)
+
+
+def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+
+
+class BoardPairs:
+    """Crops of real pairs, turned, mirrored, with patches of other pairs and with some defects taken out again."""
+
+    def __init__(self, pairs: Sequence[Sample], classes: Sequence[str], seed: int) -> None:
+        self.classes = classes
+        self._pairs, self._seed = pairs, seed
+
+    def crop(self, number: int, size: int) -> Sample:
+        rng = np.random.default_rng((self._seed, number))
+        here = self._cut(rng, size)
+        if rng.random() < 0.5:
+            here = _patched(rng, here, self._cut(rng, size))
+        here = _mended(rng, here)
+        return _turned(here, int(rng.integers(8)))
+
+    def _cut(self, rng: np.random.Generator, size: int) -> Sample:
+        whole = self._pairs[int(rng.integers(len(self._pairs)))]
+        high, wide = whole.pair.shape[1:]
+        x, y = int(rng.integers(wide - size + 1)), int(rng.integers(high - size + 1))
+        boxes = whole.boxes - np.float32([x, y, x, y])
+        return _clipped(Sample(whole.pair[:, y : y + size, x : x + size].copy(), boxes, whole.labels), (0, 0, size, size))
+
+
+def _clipped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
+    """The boxes inside window (x1, y1, x2, y2); too small a rest of one is marked as "look away"."""
+    x1, y1, x2, y2 = window
+    inside = sample.boxes.clip([x1, y1, x1, y1], [x2, y2, x2, y2])
+    left = _area(inside) / np.maximum(_area(sample.boxes), 1e-6)
+    keep = left > 0.02
+    labels = np.where(left >= VISIBLE, sample.labels, -1)  # what was looked away from stays so
+    return Sample(sample.pair, inside[keep].astype(np.float32), labels[keep])
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+
+
+def _patched(rng: np.random.Generator, here: Sample, there: Sample) -> Sample:
+    """Lays a rectangle of another pair, image and reference together, over this one; defects cut in two are looked away from."""
+    size = here.pair.shape[1]
+    w, h = (int(rng.integers(size // 4, size * 2 // 3)) for _ in range(2))
+    x, y = int(rng.integers(size - w + 1)), int(rng.integers(size - h + 1))
+    pair = here.pair.copy()
+    pair[:, y : y + h, x : x + w] = there.pair[:, y : y + h, x : x + w]
+    window = (x, y, x + w, y + h)
+    brought = _clipped(there, window)
+    under = _area(here.boxes.clip([x, y, x, y], [x + w, y + h, x + w, y + h])) / np.maximum(_area(here.boxes), 1e-6)
+    seen = under < 0.98
+    labels = np.where(under > 0, -1, here.labels)[seen]
+    return Sample(pair, np.concatenate([here.boxes[seen], brought.boxes]), np.concatenate([labels, brought.labels]))
+
+
+def _mended(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Replaces some defects by what the reference shows there: no defect is left, and the place must not be found."""
+    pair, keep = sample.pair.copy(), np.ones(len(sample.labels), dtype=bool)
+    for row, box in enumerate(sample.boxes):
+        if rng.random() < 0.1 and sample.labels[row] >= 0:
+            x1, y1, x2, y2 = (int(v) for v in box + np.float32([-2, -2, 3, 3]))
+            where = (slice(max(0, y1), y2), slice(max(0, x1), x2))
+            pair[0][where] = pair[1][where]
+            keep[row] = False
+    return Sample(pair, sample.boxes[keep], sample.labels[keep])
+
+
+def _turned(sample: Sample, way: int) -> Sample:
+    """One of the eight turns and mirrorings of a square."""
+    pair, boxes, size = sample.pair, sample.boxes, sample.pair.shape[1]
+    if way & 1:
+        pair, boxes = pair[:, :, ::-1], np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
+    if way & 2:
+        pair, boxes = pair[:, ::-1], np.stack([boxes[:, 0], size - boxes[:, 3], boxes[:, 2], size - boxes[:, 1]], 1)
+    if way & 4:
+        pair, boxes = pair.transpose(0, 2, 1), boxes[:, [1, 0, 3, 2]]
+    return Sample(np.ascontiguousarray(pair), boxes, sample.labels)
+
+
+def read_pairs(data: Path) -> tuple[list[Sample], list[str]]:
+    """All pairs of a folder, and the class names by class_id. ValueError names a file or column that does not fit."""
+    boxes: dict[str, list[tuple[float, ...]]] = {}
+    names: dict[int, str] = {}
+    try:
+        with (data / "labels.csv").open(newline="", encoding="utf-8") as rows:
+            for row in csv.DictReader(rows):
+                names[int(row["class_id"])] = row["class"]
+                boxes.setdefault(row["file"], []).append((*(float(row[k]) for k in ("x1", "y1", "x2", "y2")), int(row["class_id"])))
+        with (data / "pairs.csv").open(newline="", encoding="utf-8") as rows:
+            files = [(row["test"], row["template"]) for row in csv.DictReader(rows)]
+    except KeyError as missing:
+        raise ValueError(f"{data} has no column {missing} in labels.csv or pairs.csv") from None
+    order = sorted(names)
+    samples = []
+    for test, template in files:
+        found = np.array(boxes.get(test, []), dtype=np.float32).reshape(-1, 5)
+        pair = np.stack([read_image(data / "images" / name) for name in (test, template)])
+        samples.append(Sample(pair, found[:, :4], np.array([order.index(int(k)) for k in found[:, 4]], dtype=np.int64), test))
+    return samples, [names[k] for k in order]
