@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_DIGITS = re.compile(r"(\d+)")
+_PARTS = re.compile(r"\d+|[A-Za-z]+")
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -15,9 +15,10 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 
 
 def active_version(versions: Iterable[str]) -> str:
-    """The highest version, numbers compared as numbers: 10 is above 9. ValueError if there is none."""
+    """The highest version, numbers compared as numbers: 10 is above 9, 2 above 2-rc1. ValueError if there is none."""
     return max(versions, key=_order)
 
 
 def _order(version: str) -> tuple[tuple[int, int, str], ...]:
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in _DIGITS.split(version) if part)
+    parts = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in _PARTS.findall(version)]
+    return (*parts, (1, -1, ""))  # the end lies above letters and below numbers

@@ -101,6 +101,8 @@ def _require_outputs(recipe: Recipe, contracts: Sequence[ModelContract], outputs
     shut = recipe.combine is Combine.CHAIN and len(outputs) == 1
     if len(outputs) != len(contracts) and not shut:
         raise ValueError(f"recipe {recipe.name} has {len(contracts)} models, but {len(outputs)} of them answered")
+    if any(not answer.tiles for answer in outputs):
+        raise ValueError(f"recipe {recipe.name}: a model was asked about no part of the page")
 
 
 def _lowered(decision: Decision, complete: bool, quality: Quality | None, recipe_known: bool, reference_missing: bool) -> Decision:
