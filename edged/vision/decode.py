@@ -38,7 +38,8 @@ def decode(data: bytes, header: Header, page: int = 0, *, colour: bool = False) 
     if pixels is None:
         raise FrameRejected("corrupt", f"the {header.media_type} data of page {page} does not decode")
     if pixels.shape[:2] != (facts.height, facts.width):
-        raise FrameRejected("corrupt", f"the header says {facts.width} x {facts.height} pixels, {pixels.shape[1]} x {pixels.shape[0]} came out")
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise FrameRejected("corrupt", f"the header says {facts.width} x {facts.height} pixels, {found} came out")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise FrameRejected("format", f"its pixels are {pixels.dtype}; 8 and 16 bits can be judged")
     return pixels
@@ -53,5 +54,6 @@ def _single(data: bytes, header: Header, page: int) -> bytes | bytearray:
     if header.media_type != TIFF or header.layout is None or header.pages[page].offset == header.layout.first:
         return data
     patched = bytearray(data)
-    struct.pack_into(header.layout.order + ("Q" if header.layout.big else "I"), patched, header.layout.pointer_at, header.pages[page].offset)
+    where = header.layout
+    struct.pack_into(where.order + ("Q" if where.big else "I"), patched, where.pointer_at, header.pages[page].offset)
     return patched

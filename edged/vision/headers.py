@@ -1,6 +1,7 @@
 """The header check that comes before any codec: what kind of image this is, how large, and whether its structure reaches its end.
 
-Allow-list: JPEG, PNG, BMP, TIFF, told by their magic bytes alone. A page's dimensions are known and within the limits before OpenCV sees a byte.
+Allow-list: JPEG, PNG, BMP, TIFF, told by their magic bytes alone. A page's dimensions are known and within the limits before
+OpenCV sees a byte.
 """
 
 from __future__ import annotations

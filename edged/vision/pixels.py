@@ -17,7 +17,7 @@ def gray(page: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_8bit(page: NDArray[Any], window: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """A 16-bit page as 8-bit: [low, high] stretched to 0..255 and clipped, or the high byte without a window. 8-bit pages pass unchanged."""
+    """A 16-bit page as 8-bit: [low, high] stretched to 0..255 and clipped; without a window its high byte. 8-bit pages pass."""
     if page.dtype == np.uint8:
         return page
     if window is None:
@@ -25,7 +25,8 @@ def to_8bit(page: NDArray[Any], window: tuple[int, int] | None) -> NDArray[np.ui
     low, high = window
     # Never below 0 in uint16; convertScaleAbs saturates at 255.
     raised = np.maximum(page, np.uint16(low)) - np.uint16(low)
-    return cv2.convertScaleAbs(raised, alpha=255.0 / (high - low)).reshape(page.shape)  # type: ignore[return-value]
+    stretched: NDArray[np.uint8] = cv2.convertScaleAbs(raised, alpha=255.0 / (high - low)).reshape(page.shape)
+    return stretched
 
 
 def resize(image: NDArray[Any], width: int, height: int, interpolation: str) -> NDArray[Any]:

@@ -22,8 +22,9 @@ def prepare(
 ) -> list[tuple[NDArray[Any], Geometry]]:
     """The page's model inputs: arrays of shape `plan.dims`, dtype uint8 or float32, one for each tile.
 
-    `page` is (H, W) or (H, W, 3) BGR, 8 or 16 bits. `reference` is the golden page, used when `plan.reference` (zeros when None or of another
-    size). `flat` is the flat field's image, required when the plan names one. Raises FrameRejected `shape` when the page does not fit the plan.
+    `page` is (H, W) or (H, W, 3) BGR, 8 or 16 bits. `reference` is the golden page, used when `plan.reference` (zeros when None or of
+    another size). `flat` is the flat field's image, required when the plan names one. Raises FrameRejected `shape` when the page does not
+    fit the plan.
     """
     golden = None
     if plan.reference and reference is not None and reference.shape[:2] == page.shape[:2]:

@@ -52,13 +52,15 @@ def check(plan: InputPlan) -> None:
     allowed = {own, own + 1, 2 * own} - {own} if plan.reference else {own}
     if channels not in allowed:
         beside = " beside a reference" if plan.reference else ""
-        raise ModelMismatch(plan.model, f"its input has {channels} channels, colour = {p.colour}{beside} gives {' or '.join(map(str, sorted(allowed)))}")
+        gives = " or ".join(map(str, sorted(allowed)))
+        raise ModelMismatch(plan.model, f"its input has {channels} channels, colour = {p.colour}{beside} gives {gives}")
     if p.fit != "none" and (p.width_px, p.height_px) != (width, height):
-        raise ModelMismatch(plan.model, f"its input is {width} x {height} pixels, the preprocess section makes {p.width_px} x {p.height_px}")
+        made = f"{p.width_px} x {p.height_px}"
+        raise ModelMismatch(plan.model, f"its input is {width} x {height} pixels, the preprocess section makes {made}")
     if plan.dtype not in ("UINT8", "FP32"):
         raise ModelMismatch(plan.model, f"its input type is {plan.dtype}; UINT8 and FP32 can be filled")
     if (plan.dtype == "FP32") != (p.normalise == "wire"):
-        raise ModelMismatch(plan.model, f"its input type is {plan.dtype}, but normalise = {p.normalise}: wire goes with FP32, model with UINT8")
+        raise ModelMismatch(plan.model, f"its input is {plan.dtype}, but normalise = {p.normalise}: wire goes with FP32, model with UINT8")
     for name, values in (("mean", p.mean), ("scale", p.scale)):
         if p.normalise == "wire" and len(values) not in (1, channels):
             raise ModelMismatch(plan.model, f"{name} has {len(values)} values for {channels} channels")

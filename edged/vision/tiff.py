@@ -19,7 +19,7 @@ TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT, EXIF_IFD, DATE_TIME_ORIGINAL, OFFSET_T
 PREDICTOR, FILL_ORDER = 317, 266
 
 
-class Broken(ValueError):
+class Broken(ValueError):  # noqa: N818 - it names what was found
     """The structure points outside the file, loops, or has an impossible count; the text says which."""
 
 
@@ -120,7 +120,7 @@ def pages(data: bytes, where: Layout, limit: int) -> tuple[list[Directory], bool
 def moment(stamp: str, zone: str = "") -> datetime | None:
     """`2026:11:24 02:00:00` as UTC; without a zone it is this machine's local time. None when it is no such date."""
     try:
-        naive = datetime.strptime(stamp.strip(), "%Y:%m:%d %H:%M:%S")
+        naive = datetime.strptime(stamp.strip(), "%Y:%m:%d %H:%M:%S")  # noqa: DTZ007 - its zone stands in another tag
         if zone.strip():
             sign = -1 if zone.strip()[0] == "-" else 1
             hours, minutes = zone.strip().lstrip("+-").split(":")

@@ -1,0 +1,258 @@
+"""The door of the vision room: landed files in, page parts with tensors in shared memory out.
+
+Invariants
+- Every slot of a yielded part belongs to whoever got the part, until `release`; all other slots are given back here.
+- Slots come before a process: an image whose model cannot take it holds no decoder.
+- A death is counted for the file that was being decoded. The first is tried again in another process, the second rejects the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from edged.config import Decode, QualityLimits
+from edged.errors import Unavailable
+from edged.nouns import Board, ImageFacts, InputPlan, Landing, PagePart, Tensor
+from edged.vision.outcomes import ChangedUnderway, Rejected
+from edged.vision.pool import Pool, Request
+from edged.vision.quality import Measured, judge
+from edged.vision.ring import Granted, Ring, RingFacts, Slots, Want, remove_stale
+from edged.vision.steps import check, to_wire
+from edged.vision.wire import Job, geometry_from_wire, image_from_wire
+
+_FIRST_TILES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DecodersSnapshot:
+    """For status and metrics. `rings`: (name, slots, free)."""
+
+    processes: int
+    busy: int
+    waiting: int
+    deaths: int
+    rings: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PlanSet:
+    """A recipe's plans as the processes know them. `first` is what an untouched page asks for."""
+
+    number: int
+    plans: tuple[InputPlan, ...]
+    wire: list[dict[str, Any]]
+    rings: tuple[Ring, ...]
+    first: list[Want]
+    numbered: Mapping[int, Ring]
+
+
+class Decoders:
+    """Async context manager: the processes run inside it. `limits`: quality limits by recipe name."""
+
+    def __init__(
+        self, config: Decode, limits: Mapping[str, QualityLimits], board: Board, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits, self._monotonic = dict(limits), monotonic
+        self._slots = Slots(config.slots)
+        self._pool = Pool(config, board, self._give_back, monotonic)
+        self._group = asyncio.TaskGroup()
+        self._watch: asyncio.Task[None] | None = None
+        self._numbers = itertools.count(1)
+        self._plan_sets: dict[tuple[InputPlan, ...], _PlanSet] = {}
+        self._last: dict[str, _PlanSet] = {}  # by recipe: comparing plans costs more than looking whether they are the same
+        self._ring_numbers: dict[int, int] = {}
+        self._on_ring: list[Callable[[RingFacts], None]] = []
+        self._deaths: dict[tuple[str, bytes, int, int, int], int] = {}
+
+    async def __aenter__(self) -> Self:
+        remove_stale()
+        await self._group.__aenter__()
+        self._pool.start()
+        self._watch = self._group.create_task(self._pool.watch(), name="decoders-watch")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        try:
+            await self._pool.stop()
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            self._slots.remove()
+
+    def rings(self) -> tuple[RingFacts, ...]:
+        return tuple(ring.facts for ring in self._slots.all())
+
+    def on_ring(self, callback: Callable[[RingFacts], None]) -> None:
+        """`callback` is told of every ring that is made from now on."""
+        self._on_ring.append(callback)
+
+    def snapshot(self) -> DecodersSnapshot:
+        rings = tuple((ring.facts.name, ring.facts.slots, ring.free) for ring in self._slots.all())
+        return DecodersSnapshot(len(self._pool.pids), self._pool.busy, self._pool.waiting, self._pool.deaths, rings)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that can take work."""
+        return self._pool.pids
+
+    def reserve(self, plans: Sequence[InputPlan]) -> None:
+        """Makes the rings these plans need, so that they are registered before the first image. Raises ModelMismatch, Unavailable."""
+        self._plan_set(tuple(plans))
+
+    def release(self, tensor: Tensor) -> None:
+        """The slot is free again: nobody reads it any more. Raises ValueError when it was released before."""
+        self._slots.release(tensor.ring, tensor.slot)
+
+    async def facts(self, landing: Landing) -> ImageFacts:
+        """Hash, size and media type of a file, without any codec.
+
+        Raises Unavailable, FileNotFoundError, ChangedUnderway; Rejected when even this kills a process.
+        """
+        answer = await self._ask(landing, Job(next(self._numbers), *_place(landing), plans=None), None, [])
+        _raise_for(answer, landing, "")
+        if answer["outcome"] == "died":
+            raise Rejected("decoder-died", f"reading it ended a decoder process: {answer['detail']}")
+        return image_from_wire(answer["image"])
+
+    async def prepare(
+        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | None
+    ) -> AsyncGenerator[PagePart, None]:
+        """The file's pages in order, each in one part, or several when it has more tiles than there are free slots.
+
+        The first part of a page holds at least one tensor of every plan. Raises Rejected for the whole file, Unavailable
+        (`folder:{camera}`; `recipe:{recipe}` when its flat field is away), FileNotFoundError or ChangedUnderway when the file is not the
+        one that landed, ModelMismatch when a plan cannot fill its model's input.
+        """
+        if landing.rejected is not None:
+            raise Rejected(landing.rejected, landing.rejected_detail, await self.facts(landing))
+        known = self._last.get(recipe)
+        if known is None or len(known.plans) != len(plans) or any(a is not b for a, b in zip(known.plans, plans, strict=True)):
+            known = self._last[recipe] = self._plan_set(tuple(plans))
+        job = Job(
+            next(self._numbers),
+            *_place(landing),
+            plans=known.number,
+            done=(0,) * len(plans),
+            reference=str(reference) if reference else None,
+        )
+        wants = known.first
+        try:
+            while True:
+                granted = await self._slots.acquire(wants)
+                asked = replace(job, slots=tuple((plan, self._ring_numbers[id(ring)], slot) for plan, ring, slot in granted))
+                answer = await self._ask(landing, asked, known, granted)
+                if answer["outcome"] == "died":
+                    self._give_back(granted)
+                    await self._mourn(landing, answer["detail"])
+                    continue
+                part = self._part(landing, recipe, granted, answer)
+                image, need = part.image, answer.get("need") or ()
+                yield part
+                if any(need):
+                    done = tuple(count + sum(t.model == i for t in part.tensors) for i, count in enumerate(job.done))
+                    job = replace(job, done=done, sha256=image.sha256)
+                    wants = [(i, known.rings[i], count) for i, count in enumerate(need) if count]
+                elif answer["more"]:
+                    job = replace(job, page=job.page + 1, done=(0,) * len(plans), sha256=image.sha256)
+                    wants = known.first
+                else:
+                    self._deaths.pop(_key(landing), None)
+                    return
+        finally:
+            self._pool.let_go(job.number)
+
+    def _plan_set(self, plans: tuple[InputPlan, ...]) -> _PlanSet:
+        if (known := self._plan_sets.get(plans)) is not None:
+            return known
+        rings = []
+        for plan in plans:
+            check(plan)
+            ring, new = self._slots.ring(plan)
+            rings.append(ring)
+            if new:
+                self._ring_numbers[id(ring)] = len(self._ring_numbers)
+                for callback in self._on_ring:
+                    callback(ring.facts)
+        tiled = [plan.preprocess.fit == "tile" for plan in plans]
+        first = [(i, ring, _FIRST_TILES if tiled[i] else 1) for i, ring in enumerate(rings)]
+        numbered = {self._ring_numbers[id(ring)]: ring for ring in rings}
+        made = _PlanSet(len(self._plan_sets), plans, [to_wire(plan) for plan in plans], tuple(rings), first, numbered)
+        self._plan_sets[plans] = made
+        return made
+
+    async def _ask(self, landing: Landing, job: Job, known: _PlanSet | None, granted: Granted) -> dict[str, Any]:
+        now = self._monotonic()
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        wire, rings = (known.wire, known.numbered) if known is not None else ([], {})
+        request = Request(job, landing.camera, wire, granted, rings, future, now)
+        answer = await self._pool.ask(request)
+        answer["timing"]["wait"] = (request.begun - now) * 1000
+        return answer
+
+    async def _mourn(self, landing: Landing, cause: str) -> None:
+        """Counts a death; raises Rejected at the second one of the same file."""
+        key = _key(landing)
+        self._deaths[key] = self._deaths.get(key, 0) + 1
+        if self._deaths[key] < 2:
+            return
+        del self._deaths[key]
+        image = await self.facts(landing)
+        raise Rejected("decoder-died", f"decoding it ended two decoder processes; the second one: {cause}", image)
+
+    def _part(self, landing: Landing, recipe: str, granted: Granted, answer: dict[str, Any]) -> PagePart:
+        tensors: list[Tensor] = []
+        used: set[int] = set()
+        if answer["outcome"] == "page":
+            for position, geometry in answer["tensors"]:
+                plan, ring, slot = granted[position]
+                used.add(position)
+                where = ring.facts.name, slot, slot * ring.nbytes, ring.nbytes
+                tensors.append(Tensor(plan, ring.views[slot], geometry_from_wire(geometry), *where))
+        # A process that would not die keeps its slots until it does.
+        if answer["outcome"] != "hung":
+            self._give_back([grant for position, grant in enumerate(granted) if position not in used])
+        _raise_for(answer, landing, recipe)
+        image = image_from_wire(answer["image"])
+        timing = {stage: ms for stage, ms in answer["timing"].items() if stage != "total"}
+        if answer["outcome"] == "rejected":
+            reason, detail = answer["reason"], answer["detail"]
+            if answer["whole"]:
+                self._deaths.pop(_key(landing), None)
+                raise Rejected(reason, detail, image)
+            return PagePart(image, None, (), True, "", (), timing, (reason, detail))
+        quality = judge(Measured(*answer["quality"]), self._limits.get(recipe))
+        return PagePart(image, quality, tuple(tensors), not any(answer["need"]), answer["hash"], tuple(answer["steps"]), timing)
+
+    def _give_back(self, granted: Granted) -> None:
+        for _, ring, slot in granted:
+            self._slots.give_back(ring, slot)
+
+
+def _place(landing: Landing) -> tuple[str, str, int, int, int]:
+    return landing.folder, landing.path.decode("utf-8", "surrogateescape"), landing.size, landing.mtime_ns, landing.inode
+
+
+def _key(landing: Landing) -> tuple[str, bytes, int, int, int]:
+    return landing.camera, landing.path, landing.size, landing.mtime_ns, landing.inode
+
+
+def _raise_for(answer: Mapping[str, Any], landing: Landing, recipe: str) -> None:
+    """Raises for the outcomes that say nothing of the image itself."""
+    outcome, detail = answer["outcome"], answer.get("detail", "")
+    if outcome == "vanished":
+        raise FileNotFoundError(f"{landing.name} of camera {landing.camera} went away before it was read")
+    if outcome == "changed":
+        raise ChangedUnderway(landing.name, detail)
+    if outcome in ("unavailable", "hung"):
+        hint = f"Look at the folder {landing.folder}: is it mounted, and may edged read it?"
+        raise Unavailable(f"folder:{landing.camera}", f"{landing.name}: {detail}", hint)
+    if outcome == "flat-field":
+        raise Unavailable(f"recipe:{recipe}", detail, "Put the flat field's image back, or take flat_field out of the recipe.")
