@@ -1,0 +1,370 @@
+"""The journey's order and its exits, with hand-made rooms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edged.backoff import Backoff
+from edged.channel import Channel, ChannelClosed
+from edged.config import Camera, Combine, Recipe
+from edged.errors import EdgedError, ModelMismatch, ModelOutputInvalid, Unavailable
+from edged.holds import Holds
+from edged.journey import Journey
+from edged.nouns import (
+    Geometry,
+    Identity,
+    ImageFacts,
+    InputPlan,
+    Landing,
+    ModelContract,
+    ModelFacts,
+    ModelOutputs,
+    PagePart,
+    PageResult,
+    Recorded,
+    Recording,
+    Tensor,
+    Verdict,
+    VerdictKind,
+)
+from edged.pipeline import Pipeline
+from edged.vision.outcomes import ChangedUnderway, Rejected
+
+GEOMETRY = Geometry(1, 1, 0, 0, (0, 0, 4, 4))
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def landing(name: str = "a.png", camera: str = "cam1", recipe: str = "r", **changes: Any) -> Landing:
+    facts = {"folder": "/drop", "size": 9, "mtime_ns": 1, "inode": 2, "identity": Identity(), "detected": NOW, "settle_ms": 5.0}
+    return Landing(camera=camera, path=name.encode(), recipe=recipe, settled_monotonic=0.0, **{**facts, **changes})
+
+
+class FakeVision:
+    """One page of one part for every file, a tensor for each model; `fails[name]` is raised instead."""
+
+    def __init__(self, models: int = 1, pages: int = 1) -> None:
+        self.models, self.pages = models, pages
+        self.fails: dict[str, Exception] = {}
+        self.held: set[int] = set()
+        self._slot = 0
+
+    async def prepare(
+        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | None
+    ) -> AsyncGenerator[PagePart, None]:
+        if landing.name in self.fails:
+            raise self.fails[landing.name]
+        for page in range(self.pages):
+            tensors = []
+            for model in range(self.models):
+                self._slot += 1
+                self.held.add(self._slot)
+                tensors.append(Tensor(model, np.zeros((1, 4, 4), np.uint8), GEOMETRY, "ring", self._slot, 0, 16))
+            image = ImageFacts("ab" * 32, 9, "image/png", page, self.pages, 4, 4, 8, 1)
+            yield PagePart(image, None, tuple(tensors), True, "hash", ("stretch",), {"decode": 1.0})
+
+    def release(self, tensor: Tensor) -> None:
+        self.held.remove(tensor.slot)
+
+
+class FakeInference:
+    """Every model answers 0.9, until `fails[(landing order)]` says otherwise."""
+
+    def __init__(self, vision: FakeVision) -> None:
+        self.vision = vision
+        self.error: EdgedError | None = None
+        self.asked: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def plans(self, recipe: str) -> tuple[InputPlan, ...]:
+        return tuple(InputPlan(f"m{i}", None, (1, 4, 4)) for i in range(self.vision.models))
+
+    def contracts(self, recipe: str) -> tuple[ModelContract, ...]:
+        return tuple(
+            ModelContract(f"m{i}", "1", "s", "classification", ("ok", "bad"), "ok", {"scores": "s"}) for i in range(self.vision.models)
+        )
+
+    async def infer(self, recipe: str, model: int, tensors: Sequence[Tensor]) -> ModelOutputs:
+        self.asked.append(model)
+        try:
+            await self.gate.wait()
+            if self.error:
+                raise self.error
+        finally:
+            for tensor in tensors:
+                self.vision.release(tensor)
+        answer = MappingProxyType({"s": np.array([0.1, 0.9], np.float32)})
+        return ModelOutputs(ModelFacts(f"m{model}", "1", "s"), (answer,), (GEOMETRY,), 0.5, 2.0)
+
+
+class FakeIntake:
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+        self.back: list[str] = []
+        self.gone: list[str] = []
+
+    def put_back(self, landing: Landing) -> None:
+        self.back.append(landing.name)
+
+    async def done(self, landing: Landing, recorded: Recorded) -> None:
+        self.events.append(f"done {landing.name}")
+
+    async def vanished(self, landing: Landing) -> None:
+        self.gone.append(landing.name)
+
+
+class FakeLedger:
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+        self.pages: list[PageResult] = []
+        self.error: EdgedError | None = None
+
+    async def record(self, pages: Sequence[PageResult]) -> Recorded:
+        await asyncio.sleep(0)
+        if self.error:
+            raise self.error
+        self.pages += pages
+        self.events.append(f"committed {pages[0].landing.name}")
+        return Recorded(Recording.RECORDED, tuple("id" for _ in pages))
+
+
+class FakeMetrics:
+    def __init__(self) -> None:
+        self.verdicts: list[str] = []
+
+    def image_done(self, camera: str, outcome: str) -> None: ...
+    def stage(self, stage: str, seconds: float) -> None: ...
+
+    def verdict(self, kind: str) -> None:
+        self.verdicts.append(kind)
+
+
+class Rig:
+    def __init__(self, models: int = 1, combine: Combine = Combine.ANY, pages: int = 1, gate: bool = True) -> None:
+        self.events: list[str] = []
+        self.vision = FakeVision(models, pages)
+        self.inference = FakeInference(self.vision)
+        self.intake, self.ledger, self.metrics = FakeIntake(self.events), FakeLedger(self.events), FakeMetrics()
+        self.now = 100.0
+        recipes = [Recipe(name=name, models=tuple(f"m{i}" for i in range(models)), combine=combine) for name in ("r", "q")]
+        self.holds = Holds(lambda _: True, backoff=Backoff(1.0, 8.0), monotonic=lambda: self.now, sample=lambda: 0.0)
+        self.landings: Channel[Landing] = Channel(8)
+        self.judged: list[int] = []
+        journey = Journey(
+            cameras=[Camera(name="cam1", folder=Path("/drop"), recipe="r")],
+            recipes=recipes,
+            vision=self.vision,
+            inference=self.inference,
+            judge=self._judge,
+            gate=lambda *_: gate,
+            reference=lambda _: None,
+            monotonic=lambda: self.now,
+        )
+        self.journey = journey
+        self.pipeline = Pipeline(
+            landings=self.landings,
+            journey=journey,
+            intake=self.intake,
+            ledger=self.ledger,
+            metrics=self.metrics,
+            holds=self.holds,
+            workers=2,
+            monotonic=lambda: self.now,
+        )
+
+    def _judge(self, recipe: Recipe, contracts: Sequence[ModelContract], outputs: Sequence[ModelOutputs], **_: Any) -> Verdict:
+        self.judged.append(len(outputs))
+        return Verdict(VerdictKind.FAIL, "class:bad", "r@1")
+
+    async def run(self, *landings: Landing) -> None:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            group.create_task(self.pipeline.run())
+            for each in landings:
+                await self.landings.send(each)
+            await self.landings.close()
+
+
+async def test_an_image_is_recorded_before_intake_hears_that_it_is_done() -> None:
+    rig = Rig()
+    await rig.run(landing())
+    assert rig.events == ["committed a.png", "done a.png"]
+    assert rig.ledger.pages[0].timing_ms["decode"] == 1.0
+    assert not rig.vision.held
+
+
+async def test_every_page_of_a_file_has_its_own_result_in_one_record() -> None:
+    rig = Rig(pages=3)
+    await rig.run(landing())
+    assert [page.image.page for page in rig.ledger.pages] == [0, 1, 2]
+    assert rig.events.count("committed a.png") == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("triton", "it is away"), ModelMismatch("m0", "wrong shape")])
+async def test_an_image_whose_model_cannot_answer_waits_in_its_folder_and_holds_only_its_own_recipe(error: EdgedError) -> None:
+    rig = Rig()
+    rig.inference.error = error
+    await rig.run(landing())
+    assert rig.intake.back == ["a.png"]
+    assert not rig.ledger.pages
+    assert not rig.vision.held
+    assert rig.holds.active("cam1", "r")
+    assert not rig.holds.active("cam1", "q")
+    assert not rig.holds.active("cam2", "r")
+
+
+async def test_a_held_image_is_not_even_decoded() -> None:
+    rig = Rig()
+    rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    await rig.run(landing())
+    assert rig.intake.back == ["a.png"]
+    assert not rig.inference.asked
+
+
+async def test_a_hold_ends_by_itself_and_the_next_success_forgets_it() -> None:
+    rig = Rig()
+    rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    rig.now += 1.1
+    assert not rig.holds.active("cam1", "r")
+    await rig.run(landing())
+    assert rig.holds.snapshot() == ()
+
+
+async def test_a_second_failure_holds_longer_than_the_first() -> None:
+    rig = Rig()
+    rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    first = rig.holds.snapshot()[0].until - rig.now
+    rig.now += 1.1
+    rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    assert rig.holds.snapshot()[0].until - rig.now == 2 * first
+
+
+async def test_images_under_way_when_a_hold_begins_do_not_lengthen_it() -> None:
+    rig = Rig()
+    for _ in range(5):
+        rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    assert rig.holds.snapshot()[0].attempt == 1
+
+
+async def test_a_ledger_that_cannot_write_leaves_the_image_in_its_folder() -> None:
+    rig = Rig()
+    rig.ledger.error = Unavailable("the ledger", "disk full")
+    await rig.run(landing())
+    assert rig.intake.back == ["a.png"]
+    assert "done a.png" not in rig.events
+
+
+async def test_a_bad_image_is_an_error_verdict_recorded_like_any_other() -> None:
+    rig = Rig()
+    rig.vision.fails["a.png"] = Rejected("corrupt", "no decoder takes it", ImageFacts("cd" * 32, 9, None))
+    await rig.run(landing())
+    verdict = rig.ledger.pages[0].verdict
+    assert (verdict.kind, verdict.reason) == (VerdictKind.ERROR, "corrupt")
+    assert rig.metrics.verdicts == ["ERROR"]
+
+
+async def test_an_image_that_intake_gave_up_keeps_intakes_reason() -> None:
+    rig = Rig()
+    rig.vision.fails["a.png"] = Rejected("corrupt", "half a file", ImageFacts("cd" * 32, 9, None))
+    await rig.run(landing(rejected="truncated", rejected_detail="no growth for 300 s"))
+    assert rig.ledger.pages[0].verdict.reason == "truncated"
+
+
+async def test_answers_no_model_may_give_reject_the_image_and_not_the_model() -> None:
+    rig = Rig()
+    rig.inference.error = ModelOutputInvalid("m0", "NaN")
+    await rig.run(landing())
+    assert rig.ledger.pages[0].verdict.reason == "model-output"
+    assert not rig.holds.snapshot()
+
+
+async def test_a_file_that_changed_or_vanished_under_way_has_no_result() -> None:
+    rig = Rig()
+    rig.vision.fails = {"a.png": ChangedUnderway("a.png", "size"), "b.png": FileNotFoundError()}
+    await rig.run(landing("a.png"), landing("b.png"))
+    assert rig.intake.back == ["a.png"]
+    assert rig.intake.gone == ["b.png"]
+    assert not rig.ledger.pages
+
+
+async def test_a_shut_gate_spares_the_second_model_and_frees_its_slot() -> None:
+    rig = Rig(models=2, combine=Combine.CHAIN, gate=False)
+    await rig.run(landing())
+    assert rig.inference.asked == [0]
+    assert rig.judged == [1]
+    assert not rig.vision.held
+
+
+async def test_an_open_gate_asks_the_second_model_too() -> None:
+    rig = Rig(models=2, combine=Combine.CHAIN, gate=True)
+    await rig.run(landing())
+    assert rig.inference.asked == [0, 1]
+    assert rig.judged == [2]
+    assert not rig.vision.held
+
+
+async def test_a_first_model_that_fails_frees_the_slots_of_the_second() -> None:
+    rig = Rig(models=2, combine=Combine.CHAIN)
+    rig.inference.error = Unavailable("triton", "away")
+    await rig.run(landing())
+    assert not rig.vision.held
+
+
+async def test_two_images_are_under_way_at_once() -> None:
+    rig = Rig()
+    rig.inference.gate.clear()
+    running = asyncio.ensure_future(rig.run(landing("a.png"), landing("b.png")))
+    while len(rig.inference.asked) < 2:
+        await asyncio.sleep(0)
+    assert rig.pipeline.in_flight == 2
+    rig.inference.gate.set()
+    await running
+    assert rig.pipeline.in_flight == 0
+
+
+async def test_a_verdict_under_way_is_written_even_when_the_daemon_is_told_to_go() -> None:
+    rig = Rig()
+    slow = asyncio.Event()
+    record = rig.ledger.record
+
+    async def slowly(pages: Sequence[PageResult]) -> Recorded:
+        await slow.wait()
+        return await record(pages)
+
+    rig.ledger.record = slowly  # type: ignore[method-assign]
+    running = asyncio.ensure_future(rig.run(landing()))
+    while not rig.judged:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    running.cancel()
+    asyncio.get_running_loop().call_later(0.02, slow.set)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert rig.events == ["committed a.png"]
+
+
+async def test_a_full_channel_blocks_its_sender_until_something_is_received() -> None:
+    channel: Channel[int] = Channel(1)
+    await channel.send(1)
+    sending = asyncio.ensure_future(channel.send(2))
+    await asyncio.sleep(0.01)
+    assert not sending.done()
+    assert await channel.receive() == 1
+    await sending
+    await channel.close()
+    assert [item async for item in channel] == [2]
+    with pytest.raises(ChannelClosed):
+        await channel.send(3)
+
+
+def test_delays_grow_to_their_cap_and_never_below_half_of_it() -> None:
+    backoff = Backoff(first_s=1, cap_s=10)
+    assert [backoff.delay_s(attempt, 1.0) for attempt in (1, 2, 3, 4, 5, 500)] == [1, 2, 4, 8, 10, 10]
+    assert backoff.delay_s(5, 0.0) == 5
