@@ -1,0 +1,121 @@
+"""Intake: watches the folders, proves each file complete, tells who it is, and sees to it after its verdict is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edged.channel import Channel
+from edged.config import Camera, IdentityKind, Recipe
+from edged.intake.camera import CameraIntake, utc
+from edged.intake.completeness import check
+from edged.intake.identity import Parsed, explain, identify, template_problem
+from edged.intake.mounts import is_network
+from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
+from edged.intake.reference import is_reference, reference_for
+from edged.intake.report import snapshot, whereabouts
+from edged.intake.selection import Selection
+from edged.intake.sidecar import read_sidecar
+from edged.intake.window import Grade, Structure
+from edged.nouns import Board, Frame, Identity, Landing, Recorded
+
+__all__ = [
+    "CameraSnapshot",
+    "Grade",
+    "Intake",
+    "Parsed",
+    "Recall",
+    "Seen",
+    "Structure",
+    "Writing",
+    "check",
+    "explain",
+    "identify",
+    "identify_file",
+    "is_network",
+    "is_reference",
+    "reference_for",
+    "template_problem",
+]
+
+QUARANTINE_BYTES = 2 * 1024**3
+
+
+class Intake:
+    """All cameras. `held(camera, recipe)`: must this recipe's images wait? `quarantine`: a folder, made when needed."""
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        recipes: Mapping[str, Recipe],
+        landings: Channel[Landing],
+        recall: Recall,
+        held: Callable[[str, str], bool],
+        quarantine: Path,
+        board: Board,
+        announce: Callable[[str, Mapping[str, Any]], Any],
+        *,
+        quarantine_bytes: int = QUARANTINE_BYTES,
+        utcnow: Callable[[], datetime] = utc,
+        stall_s: float = 5.0,
+    ) -> None:
+        self._landings = landings
+        self._cameras = {
+            camera.name: CameraIntake(
+                camera,
+                Selection(camera, cameras, recipes),
+                recipes=recipes,
+                landings=landings,
+                recall=recall,
+                held=held,
+                quarantine=quarantine,
+                quarantine_bytes=quarantine_bytes,
+                board=board,
+                announce=announce,
+                utcnow=utcnow,
+                stall_s=stall_s,
+            )
+            for camera in cameras
+        }
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; then the channel closes. `put_back` and `done` still work for what was sent before."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, camera in self._cameras.items():
+                    group.create_task(camera.run(stop), name=f"intake-{name}")
+        finally:
+            await self._landings.close()
+
+    def put_back(self, landing: Landing) -> None:
+        """It was not judged; it is sent again when its recipe is not held, after a fresh look."""
+        self._cameras[landing.camera].put_back(landing)
+
+    async def done(self, landing: Landing, recorded: Recorded) -> None:
+        """After the commit. Never raises for a folder or ledger that is away: what is left undone is resumed."""
+        await self._cameras[landing.camera].done(landing, recorded)
+
+    async def vanished(self, landing: Landing) -> None:
+        """The file was gone when it should have been read: no result, but an event."""
+        self._cameras[landing.camera].vanished(landing)
+
+    def snapshot(self) -> tuple[CameraSnapshot, ...]:
+        return tuple(snapshot(camera) for camera in self._cameras.values())
+
+    def whereabouts(self, name: str) -> list[dict[str, Any]]:
+        """What is known of files of this name that have no result yet: camera, file, state, since."""
+        return [answer for camera in self._cameras.values() for answer in whereabouts(camera, name)]
+
+
+def identify_file(camera: Camera, path: bytes, file: Path | None = None) -> Identity:
+    """Who the image at `path` (below the camera's folder) is; sidecars are read beside `file` when it is given."""
+    sidecars: dict[IdentityKind, bytes] = {}
+    if file is not None:
+        for kind in {source.kind for source in camera.identity}:
+            data = read_sidecar(file.parent, file.name.encode("utf-8", "surrogateescape"), kind)
+            if data is not None:
+                sidecars[kind] = data
+    return identify(camera.identity, path, sidecars, Frame(**camera.frame.model_dump()))

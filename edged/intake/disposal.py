@@ -8,7 +8,17 @@ Invariants
 - Each rename is followed by an fsync of its directory; across file systems copy, fsync, compare, unlink.
 """
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# ruff: noqa: PTH103, PTH108, PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122, PTH208
+# Paths here are bytes, as the file system holds them.
+
 from __future__ import annotations
 
 import contextlib
@@ -34,7 +44,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One judged file. `inode` None: not known any more (after a restart)."""
+    """One judged file. `inode` None: not known any more (after a restart). `sha256` empty: judged just now, the inode proves it."""
 
     path: bytes
     size: int
@@ -99,7 +109,7 @@ class Disposal:
         if not self._same_stat(aside, file):
             return False
         inode = os.stat(aside, follow_symlinks=False).st_ino
-        if inode == file.inode and self._camera.after is After.MOVE:
+        if inode == file.inode and (self._camera.after is After.MOVE or not file.sha256):
             return True
         return sha256_of(aside, self._tick) == file.sha256
 

@@ -4,7 +4,17 @@ The sources are tried in order; the first that matches gives the whole identity.
 with a note and never makes an image fail. `complete` means: lot and wafer are both known.
 """
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# ruff: noqa: PTH122
+# Paths here are bytes, as the file system holds them.
+
 from __future__ import annotations
 
 import os

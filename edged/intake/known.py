@@ -130,6 +130,24 @@ class Roll:
                 fresh.append(name)
         return fresh
 
+    def changed(self, names: Sequence[str], stamps: NDArray[np.int64]) -> list[str]:
+        """Of listed names with their present stamps (0: not known), those that are known with another one."""
+        known, found = self._known, []
+        hit = np.zeros(len(names), np.bool_)
+        if len(known._hashes) and names:  # noqa: SLF001
+            hashes = np.fromiter(map(hash, names), np.int64, len(names))
+            index = np.minimum(np.searchsorted(known._hashes, hashes), len(known._hashes) - 1)  # noqa: SLF001
+            hit = (known._hashes[index] == hashes) & known._alive[index]  # noqa: SLF001
+            before = known._stamps[index]  # noqa: SLF001
+            differ = hit & (stamps != LISTED) & (before != LISTED) & (before != stamps)
+            found = [names[position] for position in np.flatnonzero(differ).tolist()]
+        recent = known._recent  # noqa: SLF001
+        for position in np.flatnonzero(~hit).tolist():
+            before_recent, present = recent.get(names[position]), int(stamps[position])
+            if before_recent and present and before_recent != present:
+                found.append(names[position])
+        return found
+
     def missing(self) -> list[str]:
         """After a complete listing: the names known before it that it did not show."""
         known = self._known

@@ -4,7 +4,6 @@ All paths are bytes below the camera's folder and are opened relative to one des
 cannot mix two folders. Nothing is followed: a symbolic link is seen as one.
 """
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
 from __future__ import annotations
 
 import contextlib

@@ -1,6 +1,16 @@
 """Copies of images that could not be judged, kept in the state directory below a cap; the oldest copies make room."""
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# ruff: noqa: PTH108, PTH116
+# Paths here are bytes, as the file system holds them.
+
 from __future__ import annotations
 
 import contextlib

@@ -1,6 +1,16 @@
 """Golden references beside the images or in a store: which files are references, and which one belongs to an image."""
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# ruff: noqa: PTH118, PTH122
+# Paths here are bytes, as the file system holds them.
+
 from __future__ import annotations
 
 import os

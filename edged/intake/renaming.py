@@ -1,6 +1,16 @@
 """Renaming that never replaces, and copies that are proven before the original goes. For a folder's thread."""
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# ruff: noqa: PTH104, PTH108
+# Paths here are bytes, as the file system holds them.
+
 from __future__ import annotations
 
 import contextlib

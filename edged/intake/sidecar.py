@@ -4,7 +4,17 @@ Refused as a whole: above 1 MiB, nesting deeper than 64, JSON with NaN or a repe
 A document is a flat mapping from dotted path to scalar; a bare field name finds the shallowest key or attribute of that name.
 """
 
-# ruff: noqa: PTH - paths are bytes below a folder, as the file system holds them
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# Paths here are bytes, as the file system holds them.
+
+# ruff: noqa: PTH118, PTH122
+# Paths here are bytes, as the file system holds them.
+
 from __future__ import annotations
 
 import contextlib

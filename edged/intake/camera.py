@@ -1,0 +1,257 @@
+"""One camera: its loop from hints and listings to landings, what becomes of them, and what it says of itself.
+
+    inotify --hint--> \\
+                       examiner --Landing--> outgoing --> channel ... pipeline ... --> done --> aftermath
+    poll ----names--> /
+
+Invariants
+- The poll finds everything; hints only make it quicker. The loop never waits for a folder other than its own.
+- A folder or a ledger that is away ends nothing: the loop says so in health, waits, lists everything when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edged.channel import Channel
+from edged.config import Camera, Existing, Recipe
+from edged.errors import Unavailable
+from edged.intake.aftermath import Aftermath
+from edged.intake.disposal import Disposal
+from edged.intake.examiner import Examiner
+from edged.intake.folder import Folder
+from edged.intake.known import LISTED, stamp
+from edged.intake.outgoing import Outgoing
+from edged.intake.quarantine import Quarantine
+from edged.intake.recall import Announce, Recall
+from edged.intake.report import health
+from edged.intake.selection import Selection
+from edged.intake.thread import FolderThread
+from edged.intake.tree import Tree
+from edged.intake.watches import MAX_HINTS, Hint, Watches
+from edged.nouns import Board, Landing, Recorded
+
+log = structlog.get_logger("edged.intake")
+PUT_BACK_S = 0.25
+MAX_EVENTS = 1000
+
+
+class CameraIntake:
+    """Wires one camera's parts; `held`, `announce`, `board` as in Intake."""
+
+    def __init__(
+        self,
+        camera: Camera,
+        selection: Selection,
+        *,
+        recipes: Mapping[str, Recipe],
+        landings: Channel[Landing],
+        recall: Recall,
+        held: Callable[[str, str], bool],
+        quarantine: Path,
+        quarantine_bytes: int,
+        board: Board,
+        announce: Announce,
+        utcnow: Callable[[], datetime],
+        stall_s: float,
+    ) -> None:
+        self.camera, self._recall, self._board, self._announce, self.utcnow = camera, recall, board, announce, utcnow
+        self._held = held
+        self.folder = Folder(camera, selection, FolderThread(camera.name, self._on_stall, stall_s))
+        self.outgoing = Outgoing(camera.name, landings, held)
+        self.examiner = Examiner(self.folder, recipes, recall, self.outgoing, self._tell, utcnow)
+        self.watches = Watches(self.folder, self._wake)
+        self.tree = Tree(self.folder, self.watches, self.examiner, self._between)
+        self.examiner.names = self.tree
+        disposal = Disposal(camera, utcnow, self.folder.thread.tick)
+        copies = Quarantine(quarantine, quarantine_bytes)
+        self.aftermath = Aftermath(self.folder, disposal, copies, recall, self.outgoing, self, self._tell)
+        self._woken = asyncio.Event()
+        self._events: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=MAX_EVENTS)
+        self._told = asyncio.Event()
+        self._next_poll = 0.0
+        self.away: Unavailable | None = None
+        self.stalled_since: datetime | None = None
+        self._lies_logged = False
+
+    # --- the loop
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; landings that were sent are settled by `done` and `put_back` even after that."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._watch(), name=f"watch-{self.camera.name}"),
+                    group.create_task(self.outgoing.run(), name=f"send-{self.camera.name}"),
+                    group.create_task(self._tell_all(), name=f"tell-{self.camera.name}"),
+                ]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.watches.close()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._round()
+            except Unavailable as error:
+                await self._is_away(error)
+
+    async def _round(self) -> None:
+        if time.monotonic() >= self._next_poll:
+            await self._poll()
+            self._next_poll = time.monotonic() + self.camera.poll_s
+        self._woken.clear()
+        if await self._turn():
+            await asyncio.sleep(0)  # the loop's other tasks get their turn
+            return
+        wait_s = min(self._next_poll, self.examiner.next_due()) - time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), max(wait_s, 0.001))
+
+    async def _poll(self) -> None:
+        began = time.monotonic()
+        if self.examiner.first_pass:
+            await self._begin()
+        await self.tree.poll()
+        self.examiner.tell_vanished(began)
+        self.examiner.retry_unreadable()
+        self.examiner.first_pass = False
+        if self.away is not None or self.aftermath.undone:
+            await self.aftermath.resume()
+        self.away = None
+        if self.tree.mtimes_lie and not self._lies_logged:
+            self._lies_logged = True
+            log.warning("intake.directory_mtime_unreliable", camera=self.camera.name, hint="Every poll now lists the whole folder.")
+        self._report()
+
+    async def _begin(self) -> None:
+        """Before the first listing: the folder must be there, so that a share not mounted yet is not taken for an empty folder."""
+        await self.folder.check()
+        self.tree.list_all()
+        first = await self._recall.first_start(self.camera.name, str(self.camera.folder))
+        self.examiner.baselining |= first and self.camera.existing is Existing.BASELINE
+        await self.aftermath.resume()
+
+    async def _between(self) -> None:
+        """Between the pieces of a long listing."""
+        await self._turn()
+        await asyncio.sleep(0)
+
+    async def _turn(self) -> bool:
+        """True when there is more to do at once."""
+        examiner = self.examiner
+        for path, detected in self.outgoing.released(max(0, examiner.room() - len(examiner.fresh))):
+            examiner.first_seen[path] = detected
+            examiner.fresh.setdefault(path, Hint.SEEN)
+        if self.watches.lost or self.watches.directories_changed:
+            self._next_poll = 0.0
+            if self.watches.lost:
+                self.tree.list_all()
+            self.watches.lost = self.watches.directories_changed = False
+        for path, hint in self.watches.take(max(0, MAX_HINTS - len(examiner.fresh))).items():
+            if self.folder.selection.why_not(path) is None or path in examiner.odd:
+                examiner.fresh[path] = hint
+            else:
+                examiner.company_came()
+        more = await examiner.turn()
+        if examiner.baselining and not examiner.first_pass and not examiner.backlog:
+            examiner.baselining = False
+        return more
+
+    async def _is_away(self, error: Unavailable) -> None:
+        """Folder or ledger: wait, then begin again with a full listing."""
+        if error.what == self.folder.what:
+            self.away = error
+        self.watches.disarm_all()
+        self.tree.start_over()
+        self._report()
+        self._next_poll = 0.0
+        await asyncio.sleep(min(self.camera.poll_s, 2.0))
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    # --- what becomes of landings
+
+    def put_back(self, landing: Landing) -> None:
+        """Not judged: it waits in the folder, and is looked at afresh when its recipe is not held."""
+        if self.outgoing.finish(landing) is None:
+            return
+        if self._held(self.camera.name, landing.recipe):
+            known, name = self.tree.known_of(landing.path)
+            known.put(name, LISTED)
+            self.outgoing.park(landing)
+        else:
+            self.examiner.return_to(landing.path, landing.detected, time.monotonic() + PUT_BACK_S)
+        self._wake()
+
+    async def done(self, landing: Landing, recorded: Recorded) -> None:
+        known, name = self.tree.known_of(landing.path)
+        known.put(name, stamp(landing.size, landing.mtime_ns))
+        flight = self.outgoing.flights.get(landing.path)
+        await self.aftermath.done(landing, recorded)
+        if flight is not None and flight.touched:
+            self.look_again(landing.path)
+
+    def vanished(self, landing: Landing) -> None:
+        """It was gone when it should have been read."""
+        if self.outgoing.finish(landing) is not None:
+            self.look_again(landing.path)
+            self._tell("vanished", {"camera": self.camera.name, "file": landing.name, "cause": "it was gone before it could be read"})
+
+    def left(self, path: bytes) -> None:
+        """We took the file away ourselves; only a look can tell whether a new one has its name already."""
+        known, name = self.tree.known_of(path)
+        known.drop(name)
+
+    def look_again(self, path: bytes) -> None:
+        self.examiner.fresh.setdefault(path, Hint.SEEN)
+        self._wake()
+
+    # --- what it says
+
+    def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
+        self._events.append((kind, data))
+        self._told.set()
+
+    async def _tell_all(self) -> None:
+        """Events go out one after the other and wait for a ledger that is away; the oldest go when too many wait."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            while self._events:
+                kind, data = self._events[0]
+                try:
+                    await self._announce(kind, data)
+                except Unavailable:
+                    await asyncio.sleep(1.0)
+                    continue
+                if self._events and self._events[0] == (kind, data):
+                    self._events.popleft()
+
+    def _on_stall(self, since: float | None) -> None:
+        stalled_s = time.monotonic() - since if since is not None else 0.0
+        self.stalled_since = self.utcnow() - timedelta(seconds=stalled_s) if since is not None else None
+        if since is not None:
+            self._tell("folder-stalled", {"camera": self.camera.name, "folder": str(self.camera.folder)})
+        self._report()
+
+    def _report(self) -> None:
+        status, cause, hint = health(self)
+        facts = {"mode": self.folder.mode.value, "reconcile_took_s": round(self.tree.reconcile_took_s, 3)}
+        self._board.report(self.folder.what, status, cause, hint, **facts)
+
+
+def utc() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,66 @@
+"""What an image may wait for once it is settled: its sidecar, and its golden reference. Then: who it is.
+
+Tools write an image and its reference together, in either order: a reference that is not there yet, or not whole, is waited for two polls
+at most; then the image goes without it, and the recipe's `required` decides what that means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edged.config import IdentityKind, Recipe
+from edged.intake.candidates import Candidate
+from edged.intake.folder import Folder
+from edged.intake.identity import identify, sidecar_worth_waiting
+from edged.intake.reference import reference_beside
+from edged.intake.window import Grade
+from edged.nouns import Frame, Identity
+
+_ASK_AGAIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """`wait_s` > 0: ask again then, `note` says what for. `sidecar`: the bytes of the one that was read."""
+
+    identity: Identity
+    recipe: str
+    sidecar: bytes | None
+    wait_s: float = 0.0
+    note: str = ""
+
+
+class Company:
+    """One camera's; `recipes` by name."""
+
+    def __init__(self, folder: Folder, recipes: Mapping[str, Recipe]) -> None:
+        self._folder, self._camera, self._recipes = folder, folder.camera, recipes
+        self._frame = Frame(**folder.camera.frame.model_dump())
+
+    async def of(self, candidate: Candidate, *, still_s: float, hurried: bool) -> Arrived:
+        """Who the image is, `still_s` after it settled; `hurried`: take what is there."""
+        path = candidate.path
+        sidecars = await self._folder.sidecars(path) if self._camera.sidecars else {}
+        identity = identify(self._camera.identity, path, sidecars, self._frame)
+        # A recipe that nobody configured stays in the identity; the camera's own prepares the image and the verdict says REVIEW.
+        recipe = identity.recipe if identity.recipe in self._recipes else self._camera.recipe
+        assert recipe is not None
+        sidecar = next((sidecars[kind] for kind in (IdentityKind.SIDECAR_JSON, IdentityKind.SIDECAR_XML) if kind in sidecars), None)
+        left_s = 0.0 if hurried else self._camera.effective_sidecar_wait_s - still_s
+        if left_s > 0 and sidecar_worth_waiting(self._camera.identity, path, sidecars):
+            return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its sidecar")
+        left_s = 0.0 if hurried else 2 * self._camera.poll_s - still_s
+        if left_s > 0 and not await self._reference_there(path, self._recipes.get(recipe)):
+            return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its golden reference")
+        return Arrived(identity, recipe, sidecar)
+
+    async def _reference_there(self, path: bytes, recipe: Recipe | None) -> bool:
+        beside = reference_beside(path, recipe) if recipe else None
+        if beside is None or beside == path:
+            return True
+        sight = (await self._folder.look([(beside, None)]))[0]
+        if sight.error or not sight.regular:
+            return False
+        sight = (await self._folder.look([(beside, sight.stamp)]))[0]
+        return sight.structure is not None and sight.structure.grade is not Grade.INCOMPLETE
