@@ -16,6 +16,7 @@ from edged.simulate.layouts import SUPERSAMPLING, Mask
 
 CLASSES = ("particle", "scratch", "bridge", "open", "missing_pattern", "residue")
 MARGIN_PX = 3
+_TRIES = 40
 _SUB = SUPERSAMPLING
 _FIXED = 4  # bits behind the point of OpenCV's fixed-point coordinates
 
@@ -65,7 +66,7 @@ def add_defects(rng: np.random.Generator, mask: Mask, count: int, tones: tuple[f
     """
     changed, films, boxes = mask.copy(), list[Film](), list[Box]()
     for kind in rng.permutation(np.resize(rng.permutation(CLASSES), count)):
-        for _ in range(12):
+        for _ in range(_TRIES):
             made = _one(rng, str(kind), changed, tones)
             if made is None:
                 continue
@@ -114,8 +115,8 @@ def _enclosing(kind: str, visible: NDArray[np.bool_], x: int, y: int, size: int)
 
 
 def _within(kind: str, left: float, top: float, right: float, bottom: float, size: int) -> Box:
-    left, top = max(0.0, left - MARGIN_PX), max(0.0, top - MARGIN_PX)
-    right, bottom = min(float(size), right + MARGIN_PX), min(float(size), bottom + MARGIN_PX)
+    left, top = (max(0.0, float(v) - MARGIN_PX) for v in (left, top))
+    right, bottom = (min(float(size), float(v) + MARGIN_PX) for v in (right, bottom))
     return Box(kind, left, top, right - left, bottom - top)
 
 

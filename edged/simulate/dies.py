@@ -108,15 +108,16 @@ def _render(rng: np.random.Generator, mask: Mask, look: _Look, films: tuple[Film
         scene += share * np.float32(look.grain) * _smooth(rng, size, size // 6)
     for film in films:
         _lay(scene, film)
-    scene = cv2.GaussianBlur(scene, (0, 0), look.blur)
+    scene = np.asarray(cv2.GaussianBlur(scene, (0, 0), look.blur), np.float32)
     if look.turn or any(look.shift):
-        moved = cv2.getRotationMatrix2D((size / 2, size / 2), look.turn, 1.0)
-        moved[:, 2] += look.shift
-        scene = cv2.warpAffine(scene, moved, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        moved = np.asarray(cv2.getRotationMatrix2D((size / 2, size / 2), look.turn, 1.0), np.float64)
+        moved[:, 2] += np.asarray(look.shift)
+        warped = cv2.warpAffine(scene, moved, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        scene = np.asarray(warped, np.float32)
     if look.light:
         scene *= 1 + np.float32(look.light) * _smooth(rng, size, 3)
     scene += rng.standard_normal((size, size), np.float32) * np.float32(look.noise)
-    return np.clip(scene, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(scene, 0, 255), np.uint8)
 
 
 def _smooth(rng: np.random.Generator, size: int, cells: int) -> Floats:

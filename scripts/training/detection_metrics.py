@@ -77,9 +77,7 @@ def class_precisions(found: Sequence[Found], truth: Sequence[Truth], class_count
     scores = np.concatenate([np.zeros(0), *(f.scores for f in found)])
     labels = np.concatenate([np.zeros(0, int), *(f.labels for f in found)])
     counts = np.bincount(np.concatenate([np.zeros(0, int), *(t.labels for t in truth)]).astype(int), minlength=class_count)
-    return [
-        average_precision(scores[labels == k], flags[labels == k], int(counts[k])) if counts[k] else None for k in range(class_count)
-    ]
+    return [average_precision(scores[labels == k], flags[labels == k], int(counts[k])) if counts[k] else None for k in range(class_count)]
 
 
 def mean_ap(precisions: Sequence[float | None]) -> float:

@@ -29,7 +29,7 @@ from progress import Progress
 from result_lines import detection_line
 
 GENERATED = "generated"
-GENERATED_STEPS = 2 * STEPS
+GENERATED_STEPS = STEPS
 CHECK_SHARE = 20  # one pair in so many is kept out of training for the report
 CUT = 0.5  # the served scores are shifted so that this is where F is best
 

@@ -19,16 +19,16 @@ from die_samples import Sample, Source
 from progress import Progress
 
 SEED = 20260
-STEPS = 5000
+STEPS = 9000
 RATE = 2.5e-3
-SHAPES = ((8, 320), (8, 320), (4, 448))  # crops a step, px: large ones for what is long
 KEEP = 0.998
 WARM_UP = 200
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pair uint8 [n, 2, s, s]; heat [n, classes, s/8, s/8] 0..1; seen [n, 1, ...] 0 where to look away; boxes [n, 4, ...], weight [n, 1, ...]."""
+    """pair uint8 [n, 2, s, s]; heat [n, classes, s/4, s/4] 0..1; seen [n, 1, ...], 0 where to look away; boxes [n, 4, ...] x1, y1, x2, y2;
+    weight [n, 1, ...] 0..1: how much the box counts there."""
 
     pair: torch.Tensor
     heat: torch.Tensor
@@ -94,7 +94,9 @@ def box_loss(boxes: torch.Tensor, batch: Batch) -> torch.Tensor:
     hull = (torch.maximum(high, true_high) - torch.minimum(low, true_low)).prod(dim=1).clamp(min=1e-6)
     giou = inter / total.clamp(min=1e-6) - (hull - total) / hull
     size = (true_high - true_low).clamp(min=1)
-    far = (F.smooth_l1_loss(low / size, true_low / size, reduction="none") + F.smooth_l1_loss(high / size, true_high / size, reduction="none")).sum(1)
+    far = (
+        F.smooth_l1_loss(low / size, true_low / size, reduction="none") + F.smooth_l1_loss(high / size, true_high / size, reduction="none")
+    ).sum(1)
     weight = batch.weight[:, 0]
     return ((1.5 * (1 - giou) + 0.5 * far) * weight).sum() / weight.sum().clamp(min=1)
 
@@ -121,7 +123,7 @@ def _ahead(source: Source) -> Iterator[Batch]:
 
 
 def _batch(source: Source, step: int) -> Batch:
-    count, size = SHAPES[step % len(SHAPES)]
+    count, size = source.shapes[step % len(source.shapes)]
     return collate([source.crop(16 * step + n, size) for n in range(count)], len(source.classes))
 
 
@@ -150,11 +152,11 @@ def _mark(box: np.ndarray, heat: np.ndarray, seen: np.ndarray, boxes: np.ndarray
     column, line = (int(np.clip(round(float(v)), 0, cells - 1)) for v in (cx, cy))
     wide, high = (box[2] - box[0]) / STRIDE, (box[3] - box[1]) / STRIDE
     along = np.arange(cells, dtype=np.float32)
-    near_x = np.exp(-0.5 * ((along - column) / max(0.5, 0.1 * float(wide))) ** 2)
-    near_y = np.exp(-0.5 * ((along - line) / max(0.5, 0.1 * float(high))) ** 2)
+    near_x = np.exp(-0.5 * ((along - column) / max(0.7, 0.1 * float(wide))) ** 2)
+    near_y = np.exp(-0.5 * ((along - line) / max(0.7, 0.1 * float(high))) ** 2)
     spot = near_y[:, None] * near_x[None]
     np.maximum(heat, spot, out=heat)
     seen[line, column] = 1
-    closer = spot > np.maximum(weight, 0.1)
+    closer = spot > np.maximum(weight, 0.2)
     weight[closer] = spot[closer]
     boxes[:, closer] = box[:, None]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-STRIDE = 8
+STRIDE = 4
 TOP_K = 100
 OVERLAP = 0.5  # two boxes that overlap more than this are one defect
 RARE = -4.0  # the heat maps start out saying "no defect" nearly everywhere
@@ -34,29 +34,33 @@ class _Residual(nn.Module):
 
 
 class DieNet(nn.Module):
-    """float [n, 2, h, w] (h, w multiples of 32) to logits [n, classes, h/8, w/8] and boxes [n, 4, h/8, w/8] as cx, cy, w, h in pixels."""
+    """float [n, 3, h, w] (h, w multiples of 32) to logits [n, classes, h/4, w/4] and boxes [n, 4, h/4, w/4] as cx, cy, w, h in pixels."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.at8 = nn.Sequential(_Conv(2, 12, 5, 2), _Conv(12, 24, 3, 2), _Conv(24, 48, 3, 2), _Residual(48))
-        self.at16 = nn.Sequential(_Conv(48, 96, 3, 2), _Residual(96))
-        self.at32 = nn.Sequential(_Conv(96, 96, 3, 2), _Residual(96))
-        self.up16, self.up8 = _Conv(96, 96), _Conv(96, 48, 1)
-        self.head = nn.Sequential(_Conv(48, 64), nn.Conv2d(64, classes + 4, 1))
+        self.at4 = nn.Sequential(_Conv(3, 16, 5, 2), _Conv(16, 24, 3, 2), _Residual(24))
+        self.at8 = nn.Sequential(_Conv(24, 48, 3, 2), _Residual(48))
+        self.at16 = nn.Sequential(_Conv(48, 80, 3, 2), _Residual(80))
+        self.at32 = nn.Sequential(_Conv(80, 96, 3, 2), _Residual(96))
+        self.up16, self.up8, self.up4 = _Conv(96, 80, 1), _Conv(80, 48, 1), _Conv(48, 24, 1)
+        self.mix8 = _Conv(48, 48)
+        self.head = nn.Sequential(_Conv(24, 32), nn.Conv2d(32, classes + 4, 1))
         self.classes = classes
         last = self.head[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
         nn.init.constant_(last.bias[:classes], RARE)
-        nn.init.constant_(last.bias[classes + 2 :], 1.3)  # boxes of about 30 px
+        nn.init.constant_(last.bias[classes + 2 :], 2.0)  # boxes of about 30 px
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        fine = self.at8(x)
-        middle = self.at16(fine)
-        coarse = F.interpolate(self.at32(middle), scale_factor=2.0, mode="nearest")
-        middle = self.up16(middle + coarse)
-        out = self.head(fine + F.interpolate(self.up8(middle), scale_factor=2.0, mode="nearest"))
+        fine = self.at4(x)
+        middle = self.at8(fine)
+        coarse = self.at16(middle)
+        coarse = coarse + _twice(self.up16(self.at32(coarse)))
+        middle = self.mix8(middle + _twice(self.up8(coarse)))
+        out = self.head(fine + _twice(self.up4(middle)))
         return out[:, : self.classes], self._boxes(out[:, self.classes :])
 
     def _boxes(self, raw: torch.Tensor) -> torch.Tensor:
@@ -67,11 +71,15 @@ class DieNet(nn.Module):
         return torch.cat([centre, raw[:, 2:].clamp(-3, 5).exp() * STRIDE], 1)
 
 
+def _twice(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 def normalised(pair: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, 2, h, w] to float; a reference of zeros only is none, and becomes mid-gray."""
-    levels = (pair.float() - 128) / 64
+    """uint8 [n, 2, h, w] to float [n, 3, h, w]: image, reference, how far they differ. A reference of zeros only is none: mid-gray."""
+    image, reference = ((pair.float() - 128) / 64).split(1, dim=1)
     given = (pair[:, 1:].amax(dim=(2, 3), keepdim=True) > 0).float()
-    return torch.cat([levels[:, :1], levels[:, 1:] * given], 1)
+    return torch.cat([image, reference * given, (image - reference).abs() * given], 1)
 
 
 class ServedDetector(nn.Module):

@@ -20,7 +20,10 @@ from preparation import prepared, read_image
 
 LISTED_FROM = 0.5
 CITATIONS = [
-    "Method checked on: S. Tang, F. He, X. Huang and J. Yang, \"Online PCB Defect Detector On A New PCB Defect Dataset,\" arXiv:1902.06197, 2019.",
+    (
+        'Method checked on: S. Tang, F. He, X. Huang and J. Yang, "Online PCB Defect Detector On A New PCB Defect Dataset," '
+        "arXiv:1902.06197, 2019."
+    ),
 ]
 LICENCE_FILE = Path(__file__).with_name("die_golden_licence.txt")
 
@@ -81,7 +84,11 @@ def expect_defects(session: onnxruntime.InferenceSession, golden: GoldenImage, m
     scale = np.array([image.shape[1], image.shape[0]] * 2) / SIDE_PX
     return {
         "defects": [
-            {"class": manifest["classes"][int(label)], "confidence": round(float(score), 5), "box_px": [round(float(v), 2) for v in box * scale]}
+            {
+                "class": manifest["classes"][int(label)],
+                "confidence": round(float(score), 5),
+                "box_px": [round(float(v), 2) for v in box * scale],
+            }
             for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
         ]
     }

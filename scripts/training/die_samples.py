@@ -1,6 +1,7 @@
 """Where the detector's images come from: made-up dies, or a folder of real pairs. Every sample is a function of (seed, number).
 
-A folder of pairs holds images/, pairs.csv (test, template) and labels.csv (file, x1, y1, x2, y2 in pixels, class_id, class).
+A folder of pairs holds images/, pairs.csv (test, template) and labels.csv (file, x1, y1, x2, y2 in pixels, class_id, class);
+template may be empty.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Sample:
 
 class Source(Protocol):
     classes: Sequence[str]
+    shapes: Sequence[tuple[int, int]]  # crops a step and their side in px, in turn
 
     def crop(self, number: int, size: int) -> Sample:
         """The training crop with this number, size x size px."""
@@ -47,19 +49,21 @@ class GeneratedDies:
     """Made-up dies, a new one for each number."""
 
     classes = CLASSES
+    shapes = ((8, 288), (8, 288), (8, 288), (4, 448))  # large ones for what is long
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def crop(self, number: int, size: int) -> Sample:
         rng = np.random.default_rng((self._seed, number))
-        return _generated(rng, size, int(rng.integers(0, 5)), dropout=REFERENCE_DROPOUT)
+        return _generated(rng, size, int(rng.integers(0, 8)), dropout=REFERENCE_DROPOUT)
 
 
 def held_out_dies(count: int = HELD_OUT_IMAGES) -> list[Sample]:
     """Whole images with seeds of their own and references, stored and read back as JPEG like a camera's."""
     return [
-        _generated(np.random.default_rng(HELD_OUT_SEED + n), SIDE_PX, None, dropout=0.0, name=f"generated_{n:03d}.jpg") for n in range(count)
+        _generated(np.random.default_rng(HELD_OUT_SEED + n), SIDE_PX, None, dropout=0.0, name=f"generated_{n:03d}.jpg")
+        for n in range(count)
     ]
 
 
@@ -87,19 +91,47 @@ def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 class BoardPairs:
-    """Crops of real pairs, turned, mirrored, with patches of other pairs and with some defects taken out again."""
+    """Crops of real pairs, turned, mirrored, with patches and further defects of other pairs and some defects taken out again."""
+
+    shapes = ((8, 256),)
 
     def __init__(self, pairs: Sequence[Sample], classes: Sequence[str], seed: int) -> None:
         self.classes = classes
         self._pairs, self._seed = pairs, seed
+        self._defects = [(pair, row) for pair in pairs for row in range(len(pair.labels))]
 
     def crop(self, number: int, size: int) -> Sample:
         rng = np.random.default_rng((self._seed, number))
         here = self._cut(rng, size)
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             here = _patched(rng, here, self._cut(rng, size))
         here = _mended(rng, here)
+        for _ in range(int(rng.integers(0, 6))):
+            here = self._with_another(rng, here)
         return _turned(here, int(rng.integers(8)))
+
+    def _with_another(self, rng: np.random.Generator, here: Sample) -> Sample:
+        """Lays a defect and what is around it, image and reference together, where no other defect is."""
+        whole, row = self._defects[int(rng.integers(len(self._defects)))]
+        size = here.pair.shape[1]
+        margin = rng.integers(6, 28, 4)
+        limits = np.array(whole.pair.shape[:0:-1])
+        low = np.maximum(whole.boxes[row, :2].astype(int) - margin[:2], 0)
+        high = np.minimum(whole.boxes[row, 2:].astype(int) + margin[2:], limits)
+        w, h = (int(v) for v in high - low)
+        if max(w, h) >= size:
+            return here
+        inside = _clipped(Sample(whole.pair, whole.boxes, whole.labels), (int(low[0]), int(low[1]), int(high[0]), int(high[1])))
+        piece = Sample(whole.pair[:, low[1] : high[1], low[0] : high[0]], inside.boxes - np.tile(low, 2).astype(np.float32), inside.labels)
+        piece = _turned(piece, int(rng.integers(4)))
+        x, y = int(rng.integers(size - w + 1)), int(rng.integers(size - h + 1))
+        apart = (here.boxes[:, 0] >= x + w) | (here.boxes[:, 2] <= x) | (here.boxes[:, 1] >= y + h) | (here.boxes[:, 3] <= y)
+        if not apart.all():
+            return here
+        pair = here.pair.copy()
+        pair[:, y : y + h, x : x + w] = piece.pair
+        moved = piece.boxes + np.float32([x, y, x, y])
+        return Sample(pair, np.concatenate([here.boxes, moved]), np.concatenate([here.labels, piece.labels]))
 
     def _cut(self, rng: np.random.Generator, size: int) -> Sample:
         whole = self._pairs[int(rng.integers(len(self._pairs)))]
@@ -151,12 +183,13 @@ def _mended(rng: np.random.Generator, sample: Sample) -> Sample:
 
 
 def _turned(sample: Sample, way: int) -> Sample:
-    """One of the eight turns and mirrorings of a square."""
-    pair, boxes, size = sample.pair, sample.boxes, sample.pair.shape[1]
+    """One of the eight turns and mirrorings of a square; 0 to 3 keep width and height."""
+    pair, boxes = sample.pair, sample.boxes
+    high, wide = pair.shape[1:]
     if way & 1:
-        pair, boxes = pair[:, :, ::-1], np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
+        pair, boxes = pair[:, :, ::-1], np.stack([wide - boxes[:, 2], boxes[:, 1], wide - boxes[:, 0], boxes[:, 3]], 1)
     if way & 2:
-        pair, boxes = pair[:, ::-1], np.stack([boxes[:, 0], size - boxes[:, 3], boxes[:, 2], size - boxes[:, 1]], 1)
+        pair, boxes = pair[:, ::-1], np.stack([boxes[:, 0], high - boxes[:, 3], boxes[:, 2], high - boxes[:, 1]], 1)
     if way & 4:
         pair, boxes = pair.transpose(0, 2, 1), boxes[:, [1, 0, 3, 2]]
     return Sample(np.ascontiguousarray(pair), boxes, sample.labels)
@@ -179,6 +212,7 @@ def read_pairs(data: Path) -> tuple[list[Sample], list[str]]:
     samples = []
     for test, template in files:
         found = np.array(boxes.get(test, []), dtype=np.float32).reshape(-1, 5)
-        pair = np.stack([read_image(data / "images" / name) for name in (test, template)])
+        image = read_image(data / "images" / test)
+        pair = np.stack([image, read_image(data / "images" / template) if template else np.zeros_like(image)])
         samples.append(Sample(pair, found[:, :4], np.array([order.index(int(k)) for k in found[:, 4]], dtype=np.int64), test))
     return samples, [names[k] for k in order]
