@@ -1,0 +1,91 @@
+"""How the ledger's file is opened, and what SQLite's error codes mean for us."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from edged.errors import LedgerCorrupt, Unavailable
+from edged.ledger.migrations import migrate
+
+FILE: Final = "ledger.db"
+QUICK_CHECK_BYTES: Final = 64 * 1024**2
+"""A larger file is not read through at each start; damage then shows when a page is used."""
+
+WRITER_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # NORMAL loses acknowledged rows at a power cut
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA wal_autocheckpoint = 0",  # the writer checkpoints, between commits
+    "PRAGMA journal_size_limit = 67108864",
+    "PRAGMA mmap_size = 0",  # an I/O error must come as an error, not as SIGBUS
+    "PRAGMA cache_size = -32768",
+    "PRAGMA temp_store = MEMORY",
+)
+
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DISK = {
+    sqlite3.SQLITE_FULL: ("the disk is full", "Free space on the state directory's disk; nothing else needs to be done."),
+    sqlite3.SQLITE_IOERR: ("the disk gives input/output errors", "Look at the disk (dmesg, smartctl); images wait in their folders."),
+    sqlite3.SQLITE_READONLY: ("the file cannot be written", "Remount the disk writable, and let the daemon's user write the ledger."),
+    sqlite3.SQLITE_CANTOPEN: ("the file cannot be opened", "See that the state directory is there and belongs to the daemon's user."),
+    sqlite3.SQLITE_BUSY: ("another program keeps it locked", "End the program that has the ledger open for writing."),
+    sqlite3.SQLITE_NOMEM: ("there is no memory left", "Give the daemon more memory."),
+    sqlite3.SQLITE_PROTOCOL: ("its lock file misbehaves", "See that the state directory lies on a local disk."),
+}
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The one write connection. LedgerCorrupt, or Unavailable."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise Unavailable("the ledger", error.strerror or str(error), "Let the daemon's user write the state directory.") from None
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=256)
+    try:
+        if path.stat().st_size == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        for pragma in WRITER_PRAGMAS:
+            connection.execute(pragma)
+        if path.stat().st_size <= QUICK_CHECK_BYTES:
+            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise LedgerCorrupt(str(path), str(said))
+        migrate(connection, str(path))
+    except sqlite3.Error as error:
+        connection.close()
+        raise translated(error, path) or error from None
+    except (LedgerCorrupt, Unavailable):
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA mmap_size = 0")
+    connection.execute("PRAGMA cache_size = -8192")
+    return connection
+
+
+def translated(error: sqlite3.Error, path: Path) -> LedgerCorrupt | Unavailable | None:
+    """What the disk did to us, as an error of ours; None for a mistake in our SQL."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return None
+    primary = code & 0xFF
+    if primary in _CORRUPT:
+        return LedgerCorrupt(str(path), str(error))
+    if primary in _DISK:
+        cause, hint = _DISK[primary]
+        return Unavailable("the ledger", f"{cause} ({error})", hint)
+    return None
+
+
+def sqlite_version() -> str:
+    return sqlite3.sqlite_version

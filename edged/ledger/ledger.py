@@ -1,0 +1,215 @@
+"""The ledger: every landing recorded once, every verdict kept until the plant has it.
+
+Invariants
+- What `record` and `announce` have returned is on disk; what raised is not, or is found known at the next try.
+- One thread writes (`writer.py`), some read; the event loop never waits for the disk.
+- The keys of known files in memory follow the commits; one that is missing there costs work, never an image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from edged.config import Ledger as LedgerConfig
+from edged.errors import Unavailable
+from edged.ledger import read, recall
+from edged.ledger.connection import FILE
+from edged.ledger.identity import landing_hash
+from edged.ledger.known import KnownKeys
+from edged.ledger.outbox import Outbox
+from edged.ledger.place import lock, prepare
+from edged.ledger.reading import Readers
+from edged.ledger.record import Recorder
+from edged.ledger.retention import AgeClock, Retention
+from edged.ledger.space import Space
+from edged.ledger.writer import TICK_S, Writer
+from edged.nouns import Board, Composer, PageResult, Recorded, Recording
+
+FIGURES_S: Final = 1.0
+FIGURES_SHARE: Final = 50
+"""Counting costs at most a fiftieth of a reader's time."""
+INLINE: Final = 512
+"""So many names are looked up in the loop; more go to a thread."""
+
+
+class Ledger:
+    """Made by `open`. `epoch` belongs to the file; `outbox` is the publisher's door."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        config: LedgerConfig,
+        composer: Composer,
+        board: Board,
+        *,
+        source: str,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        tick_s: float = TICK_S,
+    ) -> None:
+        path = state_dir / FILE
+        self._wall, self._monotonic, self._config = wall, monotonic, config
+        self._space = Space(state_dir, config.min_free_bytes, board, monotonic=monotonic)
+        self._writer = Writer(path, board, committed=self._committed, tick=self._tick, tick_s=tick_s)
+        self._readers = Readers(path)
+        self._recorder = Recorder(source, composer, wall=wall)
+        self._age: AgeClock
+        self._retention: Retention
+        self._known = KnownKeys()
+        self._figures = read.Figures()
+        self.epoch = ""
+        self.outbox = Outbox(self._writer, self._readers, self._recorder, monotonic=monotonic, wall=wall)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, state_dir: Path, config: LedgerConfig, composer: Composer, board: Board, *, source: str, **clocks: Any
+    ) -> AsyncIterator[Ledger]:
+        """Unavailable: locked, not writable, newer; ConfigError: a network file system; LedgerCorrupt: with everything left as it is."""
+        prepare(state_dir)
+        descriptor = lock(state_dir)
+        try:
+            ledger = cls(state_dir, config, composer, board, source=source, **clocks)
+            await ledger._start()
+            try:
+                yield ledger
+            finally:
+                await asyncio.shield(ledger._close())
+        finally:
+            os.close(descriptor)
+
+    async def _start(self) -> None:
+        self._writer.start(self._first_look)
+        # A rejected image may lie here for years: 8 bytes each are read, nothing else.
+        sql = "SELECT key FROM landing WHERE gone IS NULL"
+        self._known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
+        self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
+
+    def _first_look(self, connection: sqlite3.Connection) -> None:
+        """Before the thread starts."""
+        self._age = AgeClock(connection, monotonic=self._monotonic, wall=self._wall)
+        self._recorder.age = self._age.now
+        self._retention = Retention(self._config, self._age, lambda: self._figures.results, monotonic=self._monotonic)
+        (self.epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        self._space.look()
+
+    async def _close(self) -> None:
+        await self._writer.close(self._age.save)
+        await self._readers.close()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keeps the figures fresh until `stop`."""
+        rest_s = FIGURES_S
+        while not stop.is_set():
+            began = self._monotonic()
+            # Of a file that does not read the writer tells in health; the last figures stand.
+            with suppress(Unavailable):
+                self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
+            rest_s = max(FIGURES_S, FIGURES_SHARE * (self._monotonic() - began))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), rest_s)
+
+    def _tick(self, connection: sqlite3.Connection) -> None:
+        self._space.look()
+        self._retention.tick(connection)
+
+    def _committed(self) -> None:
+        self.outbox.fresh.set()
+
+    async def record(self, pages: Sequence[PageResult]) -> Recorded:
+        """All pages of one landing, in one transaction. Unavailable: nothing is recorded, and the image waits."""
+        if self._space.short:
+            raise Unavailable(
+                "the disk",
+                "less than [ledger] min_free_bytes is free",
+                "Free space on the state directory's disk; images wait in their folders.",
+            )
+        recorded = await self._writer.submit(lambda connection: self._recorder.record(connection, pages))
+        landing = pages[0].landing
+        self._known.add(landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns))
+        if recorded.outcome is Recording.RECORDED:
+            self.outbox.fresh.set()
+        return recorded
+
+    async def announce(self, kind: str, data: Mapping[str, Any]) -> None:
+        """An event for the plant, on the same promise as results."""
+        await self._writer.submit(lambda connection: self._recorder.announce(connection, kind, data))
+
+    async def known(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> set[int]:
+        """Indexes of (path, size, mtime_ns) that are recorded and not gone since."""
+
+        def look(_: object = None) -> set[int]:
+            return self._known.found([landing_hash(camera, *each) for each in seen])
+
+        return look() if len(seen) <= INLINE else await self._readers.run(look)
+
+    async def first_start(self, camera: str, folder: str) -> bool:
+        return await self._writer.submit(lambda c: recall.first_start(c, camera, folder, self._wall()))
+
+    async def baseline(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> None:
+        for start in range(0, len(seen), 1000):
+            piece = seen[start : start + 1000]
+            keys = await self._writer.submit(lambda c, p=piece: recall.baseline(c, camera, p, self._wall(), self._age.now()))  # type: ignore[misc]
+            for key in keys:
+                self._known.add(key)
+
+    async def vanished(self, camera: str, path: bytes) -> None:
+        for key in await self._writer.submit(lambda c: recall.vanished(c, camera, path, self._wall())):
+            self._known.drop(key)
+
+    async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str]]:
+        return await self._readers.run(lambda c: recall.pending_disposal(c, camera))
+
+    async def disposed(self, camera: str, path: bytes, id: str, outcome: str, new_path: str | None) -> None:  # noqa: A002 - the id of the result
+        for key in await self._writer.submit(lambda c: recall.disposed(c, camera, path, id, str(outcome), new_path, self._wall())):
+            self._known.drop(key)
+
+    def figures(self) -> read.Figures:
+        """As of about a second ago, from memory."""
+        return self._figures
+
+    def outbox_figures(self) -> dict[str, Any]:
+        figures = self._figures
+        return {"undelivered": figures.undelivered, "parked": figures.rows["parked"], "oldest_s": figures.oldest_s}
+
+    @property
+    def free_bytes(self) -> int | None:
+        return self._space.free_bytes
+
+    async def results(
+        self,
+        *,
+        camera: str | None = None,
+        verdict: str | None = None,
+        lot: str | None = None,
+        wafer: str | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Newest first, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
+        return await self._readers.run(
+            lambda c: read.results(c, camera=camera, verdict=verdict, lot=lot, wafer=wafer, since=since, after=after, limit=limit)
+        )
+
+    async def result(self, id_: str) -> dict[str, Any] | None:
+        """The whole message."""
+        body = await self._readers.run(lambda c: read.result(c, id_))
+        return None if body is None else json.loads(body)
+
+    async def trace(self, name: str) -> list[dict[str, Any]]:
+        """Entries of every file of this name, oldest first."""
+        return await self._readers.run(lambda c: read.trace(c, name))
+
+    async def counts(self, since: datetime) -> dict[str, int]:
+        """Verdict -> how many were decided since then."""
+        return await self._readers.run(lambda c: read.counts(c, since))

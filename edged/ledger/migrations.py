@@ -1,0 +1,51 @@
+"""Named migrations: each runs once, in one transaction together with the record of it."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from typing import Final
+
+from edged.errors import Unavailable
+from edged.ledger.schema import FIRST
+
+SET: Final = "edged"
+
+
+def first_tables(connection: sqlite3.Connection) -> None:
+    for statement in FIRST.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (secrets.token_hex(6),))
+
+
+ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {"first_tables": first_tables}
+"""In the order in which they run. A released migration never changes; a change of the tables is a new one."""
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Brings the file to our schema. Unavailable: a newer edged has written it."""
+    done = applied(connection)
+    if newer := [name for name in done if name not in ALL]:
+        raise Unavailable(
+            f"the ledger {path}",
+            f"a newer edged has changed it ({', '.join(newer)})",
+            "Start the newer edged again, or restore the ledger's backup from before the upgrade.",
+        )
+    if len(done) == len(ALL):
+        return
+    # Only the rare run that migrates pays for importing sqlite-utils (0.2 s).
+    from sqlite_utils import Database, Migrations  # noqa: PLC0415
+
+    migrations = Migrations(SET)
+    for name, change in ALL.items():
+        migrations(name=name)(lambda database, change=change: change(database.conn))
+    migrations.apply(Database(connection))
+
+
+def applied(connection: sqlite3.Connection) -> list[str]:
+    """Names in the order in which they ran."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
+        return []
+    return [name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ? ORDER BY id", (SET,))]

@@ -1,0 +1,257 @@
+"""The outbox: what is to be delivered, and what became of it. The plant's publisher drains it.
+
+Invariants
+- A message leaves only as delivered; every other state can be sent again.
+- Two lanes by a mark: rows above it are fresh, rows up to it are backlog. Within a lane rows come in the order of their numbers.
+- Answers ride in the writer's next group commit. A change of many rows goes in pieces, so that a verdict never waits for it.
+- The MES's word counts only for what was accepted, or is on its way: a forged one can make nothing unsent count as delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from edged.ledger.reading import Readers
+from edged.ledger.record import Recorder
+from edged.ledger.schema import ACCEPTED, DELIVERED, DUE, HELD, MQTT, PARKED
+from edged.ledger.writer import Writer
+from edged.nouns import OutboxRow
+
+Lane = Literal["fresh", "backlog"]
+PIECE: Final = 1000
+RESEND_CAP_S: Final = 600.0
+FRESHLY_SENT_S: Final = 10.0
+
+_ROW: Final = (
+    "SELECT m.message, m.kind, m.epoch, m.sequence, m.id, t.name, m.body, m.properties, o.attempts, o.replay FROM outbox o "
+    "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic WHERE o.sink = 'mqtt'"
+)
+
+
+class Outbox:
+    """`fresh` is set after each commit; it is a hint. `generation` grows when earlier rows have become due again."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        readers: Readers,
+        recorder: Recorder,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._writer, self._readers, self._recorder = writer, readers, recorder
+        self._monotonic, self._wall = monotonic, wall
+        self.fresh = asyncio.Event()
+        self.generation = 0
+
+    async def mark(self) -> int:
+        """The newest row: what is there by now is backlog."""
+        return await self._readers.run(lambda c: int(c.execute("SELECT coalesce(max(message), 0) FROM message").fetchone()[0]))
+
+    async def due(self, lane: Lane, limit: int, after: int, mark: int) -> list[OutboxRow]:
+        """Rows of a lane behind row `after`, at most `limit`, by number."""
+        low, high = (max(after, mark), 2**62) if lane == "fresh" else (after, mark)
+        sql = f"{_ROW} AND o.state = 0 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?"
+        rows = await self._readers.run(lambda c: c.execute(sql, (low, high, limit)).fetchall())
+        return [_row(row, lane == "backlog") for row in rows]
+
+    async def delivered(self, rows: Sequence[int]) -> None:
+        sql = "UPDATE outbox SET state = 4, at = ? WHERE message = ? AND sink = 'mqtt' AND state < 4"
+        values = [(self._wall(), row) for row in rows]
+        await self._writer.submit(lambda c: c.executemany(sql, values).rowcount)
+
+    async def accepted(self, rows: Sequence[int], ack_timeout_s: float) -> None:
+        """The broker has them; without the MES's word each is sent again after a while that doubles up to 600 s."""
+        now, at = self._monotonic(), self._wall()
+        sql = (
+            "UPDATE outbox SET state = 1, attempts = attempts + 1, at = ?, sent_at = ?, "
+            "resend_at = ? + min(?, ? * (1 << min(attempts, 8))) WHERE message = ? AND sink = 'mqtt' AND state IN (0, 2)"
+        )
+        values = [(at, now, now, RESEND_CAP_S, ack_timeout_s, row) for row in rows]
+        await self._writer.submit(lambda c: c.executemany(sql, values).rowcount)
+
+    async def lost(self, rows: Sequence[int]) -> None:
+        """The connection went while they were in flight."""
+        sql = "UPDATE outbox SET attempts = attempts + 1 WHERE message = ? AND sink = 'mqtt'"
+        await self._writer.submit(lambda c: c.executemany(sql, [(row,) for row in rows]).rowcount)
+
+    async def struck(self, row: int) -> int:
+        """The connection went while this row was alone in flight; returns how often that has happened."""
+        sql = "UPDATE outbox SET strikes = strikes + 1 WHERE message = ? AND sink = 'mqtt' RETURNING strikes"
+        return await self._writer.submit(lambda c: int((c.execute(sql, (row,)).fetchall() or [(0,)])[0][0]))
+
+    async def park(self, rows: Sequence[int], reason: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
+        """Puts rows aside and says so, in one transaction."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            values = [(PARKED, self._wall(), reason, row) for row in rows]
+            connection.executemany(
+                "UPDATE outbox SET state = ?, at = ?, reason = ? WHERE message = ? AND sink = 'mqtt' AND state < 4", values
+            )
+            if announce is not None:
+                self._recorder.announce(connection, *announce)
+
+        await self._writer.submit(run)
+
+    async def unpark(self) -> int:
+        """Everything parked is sent once more; returns how many."""
+        sql = "UPDATE outbox SET state = 0, strikes = 0, reason = NULL WHERE sink = 'mqtt' AND state = 3 AND state < 4"
+        return await self._again(sql, ())
+
+    async def republish(self, id_: str) -> bool:
+        """Sends a result's message once more: same id, same body."""
+        sql = "UPDATE outbox SET state = 0, replay = 1 WHERE sink = 'mqtt' AND message = (SELECT message FROM message WHERE id = ?)"
+        return await self._again(sql, (id_,)) > 0
+
+    async def held_topics(self) -> tuple[str, ...]:
+        sql = "SELECT name FROM topic WHERE held_since IS NOT NULL ORDER BY name"
+        return await self._readers.run(lambda c: tuple(str(name) for (name,) in c.execute(sql)))
+
+    async def hold(self, topic: str, rows: Sequence[int], announce: tuple[str, Mapping[str, Any]] | None) -> None:
+        """Nobody subscribes: these rows wait, and so does what is recorded from now on for the topic."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE topic SET held_since = ? WHERE name = ? AND held_since IS NULL", (self._wall(), topic))
+            connection.executemany(
+                "UPDATE outbox SET state = 2 WHERE message = ? AND sink = 'mqtt' AND state = 0", [(row,) for row in rows]
+            )
+            if announce is not None:
+                self._recorder.announce(connection, *announce)
+
+        await self._writer.submit(run)
+
+    async def probe(self, topic: str) -> OutboxRow | None:
+        """The oldest held row of a topic."""
+        sql = f"{_ROW} AND o.state = 2 AND o.topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY o.message LIMIT 1"  # noqa: S608 - our words only
+        row = await self._readers.run(lambda c: c.execute(sql, (topic,)).fetchone())
+        return None if row is None else _row(row, replayed=True)
+
+    async def release(self, topic: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
+        """Somebody subscribes: its rows are due again."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE topic SET held_since = NULL WHERE name = ?", (topic,))
+            if announce is not None:
+                self._recorder.announce(connection, *announce)
+
+        await self._writer.submit(run)
+        sql = (
+            "UPDATE outbox SET state = 0 WHERE sink = 'mqtt' AND message IN (SELECT message FROM outbox WHERE state = 2 "
+            "AND topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY message LIMIT ?)"
+        )
+        while await self._again(sql, (topic, PIECE)):
+            pass
+
+    async def expire(self, *, everything: bool = False) -> int:
+        """Accepted rows without the MES's word in time, or all of them, are due again; returns how many."""
+        now = self._monotonic()
+        # A time too far ahead was written before this machine was started.
+        sql = (
+            "UPDATE outbox SET state = 0 WHERE sink = 'mqtt' AND message IN (SELECT message FROM outbox "
+            "WHERE state = 1 AND (resend_at <= ? OR resend_at > ?) LIMIT ?)"
+        )
+        values = (now, now if everything else now + RESEND_CAP_S, PIECE)
+        total = 0
+        while count := await self._again(sql, values):
+            total += count
+        return total
+
+    async def acknowledge(
+        self,
+        epoch: str,
+        kind: str,
+        up_to: int,
+        missing: Sequence[tuple[int, int]],
+        *,
+        ack_timeout_s: float,
+        in_flight: Sequence[int] = (),
+    ) -> int:
+        """The MES's word; returns how many rows it delivered. `missing`: ranges of numbers that did not arrive."""
+        total, after = 0, -1
+        while True:
+            last, count = await self._writer.submit(lambda c, a=after: self._acknowledge(c, epoch, kind, up_to, missing, ack_timeout_s, a))  # type: ignore[misc]
+            total += count
+            if last is None:
+                break
+            after = last
+        if in_flight:
+            total += await self._writer.submit(lambda c: _acknowledged_early(c, epoch, kind, up_to, missing, in_flight))
+        return total
+
+    def _acknowledge(
+        self,
+        connection: sqlite3.Connection,
+        epoch: str,
+        kind: str,
+        up_to: int,
+        missing: Sequence[tuple[int, int]],
+        ack_timeout_s: float,
+        after: int,
+    ) -> tuple[int | None, int]:
+        """One piece: the row to go on behind, or None, and how many were delivered."""
+        bound = connection.execute(
+            "SELECT message FROM message WHERE kind = ? AND epoch = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
+            (kind, epoch, up_to),
+        ).fetchone()
+        if bound is None:
+            return None, 0
+        rows = connection.execute(
+            "SELECT o.message, m.kind, m.epoch, m.sequence, o.sent_at, o.attempts FROM outbox o JOIN message m ON m.message = o.message "
+            "WHERE o.sink = 'mqtt' AND o.state = 1 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?",
+            (after, bound[0], PIECE),
+        ).fetchall()
+        now, at = self._monotonic(), self._wall()
+        done, again = [], []
+        for row, row_kind, row_epoch, sequence, sent_at, attempts in rows:
+            if (row_kind, row_epoch) != (kind, epoch):
+                continue
+            if not _within(sequence, missing):
+                done.append((DELIVERED, at, row))
+            elif now - (sent_at or 0.0) > (FRESHLY_SENT_S if attempts <= 1 else ack_timeout_s):
+                again.append((DUE, at, row))
+        connection.executemany("UPDATE outbox SET state = ?, at = ? WHERE message = ? AND sink = 'mqtt'", done + again)
+        if again:
+            self.generation += 1
+        return (rows[-1][0] if len(rows) == PIECE else None), len(done)
+
+    async def _again(self, sql: str, values: tuple[Any, ...]) -> int:
+        """A change that makes rows due; the publisher reads from the beginning again."""
+        count = await self._writer.submit(lambda c: c.execute(sql, values).rowcount)
+        if count:
+            self.generation += 1
+            self.fresh.set()
+        return count
+
+
+def _acknowledged_early(
+    connection: sqlite3.Connection, epoch: str, kind: str, up_to: int, missing: Sequence[tuple[int, int]], in_flight: Sequence[int]
+) -> int:
+    """The MES was quicker than the broker's answer to us."""
+    count = 0
+    for row in in_flight:
+        found = connection.execute(
+            "SELECT sequence FROM message WHERE message = ? AND kind = ? AND epoch = ? AND sequence <= ?", (row, kind, epoch, up_to)
+        ).fetchone()
+        if found is not None and not _within(found[0], missing):
+            count += connection.execute(
+                "UPDATE outbox SET state = ? WHERE message = ? AND sink = ? AND state IN (?, ?, ?)",
+                (DELIVERED, row, MQTT, DUE, HELD, ACCEPTED),
+            ).rowcount
+    return count
+
+
+def _within(sequence: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(first <= sequence <= last for first, last in ranges)
+
+
+def _row(row: tuple[Any, ...], replayed: bool) -> OutboxRow:
+    number, kind, epoch, sequence, id_, topic, body, properties, attempts, replay = row
+    return OutboxRow(
+        number, kind, epoch, sequence, id_, topic, bytes(body), json.loads(properties), attempts, replayed or bool(replay) or attempts > 0
+    )

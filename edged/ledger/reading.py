@@ -1,0 +1,57 @@
+"""A few threads that read: each with a read-only connection of its own, so that no question waits for the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from edged.errors import LedgerCorrupt, Unavailable
+from edged.ledger.connection import open_reader, translated
+
+T = TypeVar("T")
+
+
+class Readers:
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ledger-reader")
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+
+    async def run(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        """Unavailable or LedgerCorrupt when the file does not read."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._ask, ask)
+
+    def _ask(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return ask(self._connection())
+        except sqlite3.Error as error:
+            # Rather a new connection than one that may be confused by what happened to the file.
+            self._drop()
+            known: LedgerCorrupt | Unavailable | None = translated(error, self._path)
+            raise known or error from None
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = open_reader(self._path)
+            self._local.connection = connection
+            self._opened.append(connection)
+        return connection
+
+    def _drop(self) -> None:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            self._local.connection = None
+            self._opened.remove(connection)
+            connection.close()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._pool.shutdown)
+        for connection in self._opened:
+            connection.close()

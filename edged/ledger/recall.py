@@ -1,0 +1,77 @@
+"""What is known of files: recorded, baselined, vanished, disposed of. Functions of a connection.
+
+Invariants
+- A file that is gone keeps its row: dropped again, it is known by its identity.
+- What became of a judged file is told once; a disposal that is not told yet is done again after a crash.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from edged.ledger.identity import landing_hash, name_hash, place_hash
+from edged.ledger.schema import PENDING
+
+GONE_BY: Final = {"moved": "us", "deleted": "us", "gone": "vanished", "replaced": "replaced"}
+"""Outcomes of a disposal after which the judged file no longer lies at its place."""
+
+
+def first_start(connection: sqlite3.Connection, camera: str, folder: str, now: float) -> bool:
+    """Said once: a second answer of yes would take what landed meanwhile for old."""
+    if connection.execute("SELECT 1 FROM camera WHERE name = ?", (camera,)).fetchone():
+        return False
+    connection.execute("INSERT INTO camera (name, folder, first_seen) VALUES (?, ?, ?)", (camera, folder, now))
+    return connection.execute("SELECT 1 FROM landing WHERE camera = ? LIMIT 1", (camera,)).fetchone() is None
+
+
+def baseline(connection: sqlite3.Connection, camera: str, seen: Sequence[tuple[bytes, int, int]], now: float, age: int) -> list[int]:
+    """Returns the keys of what is now known."""
+    keys = [landing_hash(camera, *each) for each in seen]
+    connection.executemany(
+        "INSERT INTO landing (key, place, base, camera, path, size, mtime_ns, how, recorded, age) VALUES (?,?,?,?,?,?,?,'baseline',?,?)",
+        [
+            (key, place_hash(camera, path), name_hash(path), camera, path, size, mtime_ns, now, age)
+            for key, (path, size, mtime_ns) in zip(keys, seen, strict=True)
+        ],
+    )
+    connection.execute(
+        "UPDATE camera SET baselined = 1, files = coalesce(files, 0) + ? WHERE name = ?",
+        (len(seen), camera),
+    )
+    return keys
+
+
+def vanished(connection: sqlite3.Connection, camera: str, path: bytes, now: float) -> list[int]:
+    """Returns the keys that are no longer there."""
+    gone = connection.execute(
+        "UPDATE landing SET gone = ?, gone_by = 'vanished', disposal = CASE disposal WHEN 'pending' THEN 'vanished' ELSE disposal END "
+        "WHERE place = ? AND camera = ? AND path = ? AND gone IS NULL RETURNING key",
+        (now, place_hash(camera, path), camera, path),
+    ).fetchall()
+    return [int(key) for (key,) in gone]
+
+
+def pending_disposal(connection: sqlite3.Connection, camera: str) -> list[tuple[bytes, int, int, str, str]]:
+    """(path, size, mtime_ns, sha256, id), oldest first."""
+    rows = connection.execute(
+        "SELECT path, size, mtime_ns, sha256, id FROM landing WHERE camera = ? AND disposal = 'pending' AND id IS NOT NULL "
+        "ORDER BY landing",
+        (camera,),
+    )
+    return [(path, size, mtime, (sha or b"").hex(), str(UUID(bytes=id_))) for path, size, mtime, sha, id_ in rows]
+
+
+def disposed(
+    connection: sqlite3.Connection, camera: str, path: bytes, id_: str, outcome: str, new_path: str | None, now: float
+) -> list[int]:
+    """Returns the keys of files that no longer lie there."""
+    gone_by = GONE_BY.get(outcome)
+    rows = connection.execute(
+        "UPDATE landing SET disposal = ?, moved_to = ?, gone = ?, gone_by = ? "
+        "WHERE place = ? AND camera = ? AND path = ? AND id = ? AND disposal = ? RETURNING key",
+        (outcome, new_path, now if gone_by else None, gone_by, place_hash(camera, path), camera, path, UUID(id_).bytes, PENDING),
+    ).fetchall()
+    return [int(key) for (key,) in rows] if gone_by else []

@@ -1,0 +1,233 @@
+"""The transaction that records a landing: every page's verdict, its number, its message and its outbox row, or nothing.
+
+Invariants
+- One landing is recorded once: an id that is there already is never written again.
+- A body is composed inside the transaction, because only there its number is known, and never changes afterwards.
+- `duplicate_of` names the first recorded page of the same content, of any camera.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from edged.ledger.identity import content_hash, identity, landing_hash, name_hash, place_hash
+from edged.ledger.schema import DUE, HELD, MQTT, PENDING
+from edged.nouns import Composer, Envelope, Numbering, PageResult, Recorded, Recording, VerdictKind
+
+_GRAVITY: Final = (VerdictKind.ERROR, VerdictKind.FAIL, VerdictKind.REVIEW, VerdictKind.PASS)
+
+_FOUND = "SELECT landing, same_as, path, size, mtime_ns, sha256, id, pages, verdict, reason, gone, gone_by FROM landing"
+Row = tuple[Any, ...]
+_LANDING, _SAME_AS, _PATH, _SIZE, _MTIME, _SHA, _ID, _PAGES, _VERDICT, _REASON, _GONE, _GONE_BY = range(12)
+
+
+class Recorder:
+    """Runs in the writer's thread. `age` is the ledger's own clock (`retention.py`), set once the file is open."""
+
+    def __init__(
+        self,
+        source: str,
+        composer: Composer,
+        *,
+        age: Callable[[], int] = lambda: 0,
+        wall: Callable[[], float] = time.time,
+        sinks: Sequence[str] = (MQTT,),
+    ) -> None:
+        self._source, self._composer, self.age, self._wall, self._sinks = source, composer, age, wall, tuple(sinks)
+
+    def record(self, connection: sqlite3.Connection, pages: Sequence[PageResult]) -> Recorded:
+        first = pages[0]
+        # A file too large to be hashed in time has no sha256: then only its place, size and mtime tell it.
+        landing, sha256 = first.landing, bytes.fromhex(first.image.sha256) or None
+        key = landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns)
+        if first.judgement:
+            return self._judged_again(connection, pages, key, sha256)
+        for row in connection.execute(f"{_FOUND} WHERE key = ? AND camera = ? AND path = ?", (key, landing.camera, landing.path)):
+            if row[_SHA] == sha256:
+                self._back(connection, row)
+                return self._known(connection, row, Recording.KNOWN)
+        place = place_hash(landing.camera, landing.path)
+        before = connection.execute(f"{_FOUND} WHERE place = ? ORDER BY landing DESC LIMIT 1", (place,)).fetchone()
+        if sha256 and before is not None and before[_GONE] is None and (before[_SIZE], before[_SHA]) == (landing.size, sha256):
+            self._alias(connection, first, sha256, before, "touched")
+            return self._known(connection, before, Recording.SAME)
+        if sha256 and (moved := self._renamed(connection, first, sha256)) is not None:
+            connection.execute("UPDATE landing SET gone_by = 'renamed' WHERE landing = ?", (moved[_LANDING],))
+            self._alias(connection, first, sha256, moved, "renamed")
+            return self._known(connection, moved, Recording.RENAMED)
+        return self._new(connection, pages, sha256, before)
+
+    def announce(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> int:
+        """An event's message; returns its sequence."""
+        epoch, sequence = _numbered(connection, "event")
+        numbering = Numbering(str(uuid4()), epoch, "event", sequence)
+        self._post(connection, numbering, self._composer.event(kind, data, numbering))
+        return sequence
+
+    def _new(self, connection: sqlite3.Connection, pages: Sequence[PageResult], sha256: bytes | None, before: Row | None) -> Recorded:
+        landing = pages[0].landing
+        supersedes = None
+        if before is not None and before[_VERDICT] == VerdictKind.ERROR and before[_REASON] == "truncated" and before[_ID]:
+            supersedes = str(UUID(bytes=before[_ID]))
+        worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
+        ids = [self._id(page) for page in pages]
+        # Looked up before our own row is there: the first with this content is an earlier one.
+        twins = [self._twin(connection, sha256, page) if sha256 else None for page in pages]
+        row = _insert_landing(
+            connection, pages[0], sha256, "judged", None, ids[0].bytes, len(pages), worst.kind, worst.reason, self._wall(), self.age()
+        )
+        for page, id_, twin in zip(pages, ids, twins, strict=True):
+            epoch, sequence = _numbered(connection, "result")
+            numbering = Numbering(str(id_), epoch, "result", sequence, twin, page.supersedes or supersedes)
+            self._write(connection, page, row, numbering, id_)
+        assert landing is pages[-1].landing, "the pages of one landing are recorded together"
+        return Recorded(Recording.RECORDED, tuple(map(str, ids)), tuple(page.verdict.kind for page in pages))
+
+    def _judged_again(self, connection: sqlite3.Connection, pages: Sequence[PageResult], key: int, sha256: bytes | None) -> Recorded:
+        """A re-judgement hangs on the landing that is there; the same one recorded twice is known."""
+        ids = [self._id(page) for page in pages]
+        kinds = tuple(page.verdict.kind for page in pages)
+        if connection.execute("SELECT 1 FROM result WHERE id = ?", (ids[0].bytes,)).fetchone():
+            return Recorded(Recording.KNOWN, tuple(map(str, ids)), kinds)
+        found = connection.execute(f"{_FOUND} WHERE key = ? AND sha256 IS ?", (key, sha256)).fetchone()
+        if found is None:
+            raise LookupError(f"{pages[0].landing.name} was never judged, so it cannot be judged again")
+        row = found[_SAME_AS] or found[_LANDING]
+        for page, id_ in zip(pages, ids, strict=True):
+            epoch, sequence = _numbered(connection, "result")
+            last = connection.execute(
+                "SELECT id FROM result WHERE landing = ? AND page = ? ORDER BY judgement DESC LIMIT 1", (row, page.image.page)
+            ).fetchone()
+            supersedes = page.supersedes or (str(UUID(bytes=last[0])) if last else None)
+            self._write(connection, page, row, Numbering(str(id_), epoch, "result", sequence, None, supersedes), id_)
+        worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
+        connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, worst.reason, row))
+        return Recorded(Recording.RECORDED, tuple(map(str, ids)), kinds)
+
+    def _write(self, connection: sqlite3.Connection, page: PageResult, landing: int, numbering: Numbering, id_: UUID) -> None:
+        message = self._post(connection, numbering, self._composer.result(page, numbering))
+        material, verdict = page.landing.identity.material, page.verdict
+        connection.execute(
+            "INSERT INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                *(message, id_.bytes, landing, page.image.page, page.judgement, numbering.sequence, page.landing.camera, page.landing.name),
+                *(verdict.kind, verdict.reason, material.lot_id, material.wafer_id, page.landing.recipe, page.decided.timestamp()),
+            ),
+        )
+
+    def _post(self, connection: sqlite3.Connection, numbering: Numbering, envelope: Envelope) -> int:
+        """The message and one outbox row a sink; returns the message's row."""
+        topic, held = _topic(connection, envelope.topic)
+        properties = json.dumps(dict(envelope.properties), separators=(",", ":"))
+        message = connection.execute(
+            "INSERT INTO message VALUES (NULL,?,?,?,?,?,?,?,?,?)",
+            (
+                *(numbering.kind, numbering.epoch, numbering.sequence, numbering.id, topic),
+                *(self._wall(), self.age(), properties, envelope.body),
+            ),
+        ).lastrowid
+        assert message is not None
+        for sink in self._sinks:
+            state = HELD if held and sink == MQTT else DUE
+            connection.execute("INSERT INTO outbox (message, sink, state, topic) VALUES (?,?,?,?)", (message, sink, state, topic))
+        return message
+
+    def _id(self, page: PageResult) -> UUID:
+        landing, image = page.landing, page.image
+        return identity(
+            self._source, landing.camera, landing.path, landing.size, landing.mtime_ns, image.sha256, image.page, page.judgement
+        )
+
+    def _twin(self, connection: sqlite3.Connection, sha256: bytes, page: PageResult) -> str | None:
+        """The id of the same page of the first landing with this content."""
+        first = connection.execute(
+            "SELECT camera, path, size, mtime_ns FROM landing WHERE content = ? AND sha256 = ? AND how = 'judged' AND pages > ? "
+            "ORDER BY landing LIMIT 1",
+            (content_hash(sha256), sha256, page.image.page),
+        ).fetchone()
+        if first is None:
+            return None
+        camera, path, size, mtime_ns = first
+        return str(identity(self._source, camera, path, size, mtime_ns, page.image.sha256, page.image.page))
+
+    def _renamed(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes) -> Row | None:
+        """A file of the same size, mtime and content that a scan no longer saw at its old path, and that we did not move ourselves."""
+        landing = page.landing
+        found: Row | None = connection.execute(
+            f"{_FOUND} WHERE content = ? AND sha256 = ? AND camera = ? AND size = ? AND mtime_ns = ? AND gone_by = 'vanished' "
+            "AND path <> ? ORDER BY landing DESC LIMIT 1",
+            (content_hash(sha256), sha256, landing.camera, landing.size, landing.mtime_ns, landing.path),
+        ).fetchone()
+        return found
+
+    def _alias(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes, of: Row, how: str) -> None:
+        _insert_landing(
+            *(connection, page, sha256, how, of[_SAME_AS] or of[_LANDING], of[_ID], of[_PAGES], of[_VERDICT], of[_REASON]),
+            *(self._wall(), self.age()),
+        )
+
+    def _back(self, connection: sqlite3.Connection, row: Row) -> None:
+        """A recorded identity lies there again: what happens to a judged file happens again."""
+        connection.execute(
+            "UPDATE landing SET gone = NULL, gone_by = NULL, disposal = ?, moved_to = NULL WHERE landing = ?", (PENDING, row[_LANDING])
+        )
+
+    def _known(self, connection: sqlite3.Connection, row: Row, outcome: Recording) -> Recorded:
+        original = row[_SAME_AS] or row[_LANDING]
+        found = connection.execute(
+            "SELECT id, verdict FROM result WHERE landing = ? AND judgement = 0 ORDER BY page", (original,)
+        ).fetchall()
+        if found:
+            return Recorded(outcome, tuple(str(UUID(bytes=id_)) for id_, _ in found), tuple(VerdictKind(verdict) for _, verdict in found))
+        # Its results are pruned; the identity is what is left.
+        return Recorded(outcome, (str(UUID(bytes=row[_ID])),) if row[_ID] else (), (VerdictKind(row[_VERDICT]),) if row[_VERDICT] else ())
+
+
+def _insert_landing(  # noqa: PLR0917 - a row
+    connection: sqlite3.Connection,
+    page: PageResult,
+    sha256: bytes | None,
+    how: str,
+    same_as: int | None,
+    id_: bytes | None,
+    pages: int,
+    verdict: str | None,
+    reason: str | None,
+    now: float,
+    age: int,
+) -> int:
+    landing = page.landing
+    key = landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns)
+    row = connection.execute(
+        "INSERT INTO landing (key, place, base, content, camera, path, size, mtime_ns, sha256, how, same_as, id, pages, verdict, reason, "
+        "detected, recorded, age, disposal) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            *(key, place_hash(landing.camera, landing.path), name_hash(landing.path), content_hash(sha256) if sha256 else None),
+            *(landing.camera, landing.path, landing.size, landing.mtime_ns, sha256, how, same_as, id_, pages, verdict, reason),
+            *(landing.detected.timestamp(), now, age, PENDING),
+        ),
+    ).lastrowid
+    assert row is not None
+    return row
+
+
+def _numbered(connection: sqlite3.Connection, kind: str) -> tuple[str, int]:
+    """The epoch, and the next number of this kind."""
+    ((sequence,),) = connection.execute("UPDATE sequence SET last = last + 1 WHERE kind = ? RETURNING last", (kind,)).fetchall()
+    ((epoch,),) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
+    return str(epoch), int(sequence)
+
+
+def _topic(connection: sqlite3.Connection, name: str) -> tuple[int, bool]:
+    """The topic's number, and whether its messages are held."""
+    found = connection.execute("SELECT topic, held_since FROM topic WHERE name = ?", (name,)).fetchone()
+    if found is None:
+        row = connection.execute("INSERT INTO topic (name) VALUES (?)", (name,)).lastrowid
+        assert row is not None
+        return row, False
+    return int(found[0]), found[1] is not None

@@ -1,0 +1,117 @@
+"""What may be forgotten, and when: by age, by rows, by bytes.
+
+Invariants
+- Only a message that every sink has confirmed is pruned; a parked one stays.
+- The identity of a file stays after its result, until a scan no longer lists the file and the retention time has passed.
+- Age is counted by the ledger's own clock: it advances with the monotonic clock, and at a start by at most `DOWN_CAP_S` for the time we
+  were away. No jump of the wall clock can empty the ledger.
+- Work is done in pieces of some milliseconds, so that a verdict never waits for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Final
+
+from edged.config import Ledger as LedgerConfig
+
+PIECE: Final = 100
+BUDGET_S: Final = 0.02
+DOWN_CAP_S: Final = 7 * 86_400.0
+PERSIST_S: Final = 60.0
+VACUUM_PAGES: Final = 200
+
+
+class AgeClock:
+    """Seconds of the ledger's life."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, *, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+    ) -> None:
+        stored = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('age', 'age_wall')").fetchall())
+        away = wall() - float(stored.get("age_wall", wall()))
+        self._base = float(stored.get("age", 0.0)) + min(max(away, 0.0), DOWN_CAP_S)
+        self._started, self._monotonic, self._wall = monotonic(), monotonic, wall
+
+    def now(self) -> int:
+        return int(self._base + self._monotonic() - self._started)
+
+    def save(self, connection: sqlite3.Connection) -> None:
+        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("age", self.now()), ("age_wall", self._wall())])
+
+
+class Retention:
+    """`results()` tells about how many results there are; it may lag behind."""
+
+    def __init__(
+        self, config: LedgerConfig, age: AgeClock, results: Callable[[], int], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config, self._age, self._results, self._monotonic = config, age, results, monotonic
+        self._after = 0
+        self._saved = monotonic()
+        self._rest_until = 0.0
+        self.pruned = 0
+
+    def tick(self, connection: sqlite3.Connection) -> None:
+        """In the writer's thread, outside a transaction, about once a second."""
+        now = self._monotonic()
+        if now - self._saved >= PERSIST_S:
+            self._saved = now
+            self._age.save(connection)
+        if now < self._rest_until:
+            return
+        until, excess = now + BUDGET_S, self._results() - self._config.retain_rows
+        too_large = self._too_large(connection)
+        while self._monotonic() < until:
+            examined, deleted = self._piece(connection, excess, too_large)
+            excess -= deleted
+            if examined < PIECE:
+                self._after = 0
+                self._rest_until = self._monotonic() + PERSIST_S * (excess <= 0 and not too_large)
+                break
+            too_large = too_large and self._too_large(connection)
+        self._shrink(connection)
+
+    def _too_large(self, connection: sqlite3.Connection) -> bool:
+        pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
+        return int((pages - free) * size) > self._config.retain_bytes
+
+    def _piece(self, connection: sqlite3.Connection, excess: int, too_large: bool) -> tuple[int, int]:
+        """Looks at some of the oldest messages; returns how many it looked at before one that must stay by its age, and deleted."""
+        limit = self._age.now() - self._config.retain_days * 86_400
+        # The newest message stays, so that row numbers never begin anew.
+        rows = connection.execute(
+            "SELECT m.message, m.age, r.message IS NOT NULL, EXISTS (SELECT 1 FROM outbox o WHERE o.message = m.message AND o.state < 4) "
+            "FROM message m LEFT JOIN result r ON r.message = m.message "
+            "WHERE m.message > ? AND m.message < (SELECT max(message) FROM message) ORDER BY m.message LIMIT ?",
+            (self._after, PIECE),
+        ).fetchall()
+        doomed: list[tuple[int]] = []
+        examined = deleted = 0
+        for message, age, is_result, is_open in rows:
+            if not (age < limit or excess > deleted or too_large):
+                break
+            examined += 1
+            self._after = message
+            if not is_open:
+                doomed.append((message,))
+                deleted += bool(is_result)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("DELETE FROM outbox WHERE message = ?", doomed)
+        connection.executemany("DELETE FROM result WHERE message = ?", doomed)
+        connection.executemany("DELETE FROM message WHERE message = ?", doomed)
+        connection.execute(
+            "DELETE FROM landing WHERE landing IN (SELECT l.landing FROM landing l WHERE l.gone IS NOT NULL AND l.age < ? "
+            "AND NOT EXISTS (SELECT 1 FROM result r WHERE r.landing = l.landing) ORDER BY l.age LIMIT ?)",
+            (limit, PIECE),
+        )
+        connection.execute("COMMIT")
+        self.pruned += len(doomed)
+        return examined, deleted
+
+    def _shrink(self, connection: sqlite3.Connection) -> None:
+        (pages,), (free,) = connection.execute("PRAGMA page_count").fetchone(), connection.execute("PRAGMA freelist_count").fetchone()
+        if free > max(5000, pages // 5):
+            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()

@@ -1,0 +1,221 @@
+"""The one thread that writes: group commit, checkpoints, and getting over a disk that fails.
+
+Invariants
+- Only this thread uses the write connection. A job runs in it, in a savepoint of its own; a job that fails takes nobody with it.
+- Everything queued while the last commit was synced goes into the next transaction. A job's answer leaves after that commit, never before.
+- After an error of the disk nothing is answered with success: the whole group is refused, the connection is closed, and the next one first
+  writes the log back into the file (a failed sync may have marked pages clean that never reached the disk).
+- While the disk is away it is probed, so that health turns well again without anybody writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from edged.errors import EdgedError, LedgerCorrupt, Unavailable
+from edged.ledger.connection import open_writer, translated
+from edged.nouns import Board, HealthStatus
+
+T = TypeVar("T")
+
+GROUP: Final = 512
+TICK_S: Final = 1.0
+CHECKPOINT_PAGES: Final = 2000
+PAGES_A_GROUP: Final = 12
+CHANGES_A_PAGE: Final = 4
+"""SQLite does not tell how long the log is without syncing it, so its growth is estimated."""
+WAL_BYTES: Final = 64 * 1024**2
+HINT: Final = "Images wait in their folders; the daemon goes on by itself once the ledger can be written."
+
+# What a mistake of ours may raise inside a job; its caller gets it, and ends the daemon.
+_BUGS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError, sqlite3.Error)
+
+
+@dataclass(slots=True)
+class Job(Generic[T]):
+    run: Callable[[sqlite3.Connection], T]
+    future: asyncio.Future[T]
+    answer: T | None = None
+    error: BaseException | None = field(default=None)
+
+
+class Writer:
+    """`committed()` is called in the loop after each commit, `tick(connection)` in the thread once a second, outside a transaction."""
+
+    def __init__(
+        self,
+        path: Path,
+        board: Board,
+        *,
+        committed: Callable[[], None] = lambda: None,
+        tick: Callable[[sqlite3.Connection], None] = lambda _: None,
+        tick_s: float = TICK_S,
+    ) -> None:
+        self._path, self._board, self._committed, self._tick, self._tick_s = path, board, committed, tick, tick_s
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._connection: sqlite3.Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._pages = 0.0
+        self._changes = 0
+        self._wal = path.with_name(path.name + "-wal")
+
+    def start(self, first: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
+        """Opens the file, so that its errors are the caller's, lets `first` look at it, and starts the thread."""
+        self._connection = open_writer(self._path)
+        first(self._connection)
+        self._board.report("ledger", HealthStatus.OK)
+        self._thread.start()
+
+    def submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """The answer of `run` once it is committed. Unavailable, LedgerCorrupt, or whatever `run` raised."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(Unavailable("the ledger", "it is closed", HINT))
+        else:
+            self._jobs.put(Job(run, future))
+        return future
+
+    async def close(self, last: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
+        """What is queued is still written, then what `last` writes."""
+        self._jobs.put(Job(last, self._loop.create_future()))
+        self._closed = True
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        ticked = time.monotonic()
+        while True:
+            jobs, last = self._next(max(0.0, ticked + self._tick_s - time.monotonic()))
+            if jobs:
+                self._group(jobs)
+            now = time.monotonic()
+            if now - ticked >= self._tick_s:
+                self._idle()
+                ticked = time.monotonic()
+            self._checkpoint()
+            if last:
+                break
+        if self._connection is not None:
+            self._connection.close()
+
+    def _next(self, wait_s: float) -> tuple[list[Job[Any]], bool]:
+        jobs: list[Job[Any]] = []
+        try:
+            job = self._jobs.get(timeout=wait_s)
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == GROUP:
+                    return jobs, False
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return jobs, False
+        return jobs, True
+
+    def _group(self, jobs: list[Job[Any]]) -> None:
+        """One transaction for all of them, then one hop into the loop."""
+        try:
+            connection = self._connection or self._reopened()
+            connection.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._one(connection, job)
+            connection.execute("COMMIT")
+            self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
+            self._changes = connection.total_changes
+        except sqlite3.Error as error:
+            self._failed(jobs, translated(error, self._path) or error)
+        except (Unavailable, LedgerCorrupt) as error:
+            self._failed(jobs, error)
+        self._loop.call_soon_threadsafe(self._answer, jobs)
+
+    def _one(self, connection: sqlite3.Connection, job: Job[Any]) -> None:
+        connection.execute("SAVEPOINT job")
+        try:
+            job.answer = job.run(connection)
+        except (*_BUGS, EdgedError) as error:
+            if isinstance(error, sqlite3.Error) and (translated(error, self._path) or not connection.in_transaction):
+                raise
+            connection.execute("ROLLBACK TO job")
+            job.error = error
+        connection.execute("RELEASE job")
+
+    def _answer(self, jobs: list[Job[Any]]) -> None:
+        if any(job.error is None for job in jobs):
+            self._committed()
+        for job in jobs:
+            if job.future.done():
+                continue  # its caller was cancelled; the row is there all the same
+            if job.error is not None:
+                job.future.set_exception(job.error)
+            else:
+                job.future.set_result(job.answer)
+
+    def _failed(self, jobs: list[Job[Any]], error: BaseException) -> None:
+        """Nothing of the group counts. The connection is not trusted again."""
+        for job in jobs:
+            job.error = error
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error as late:
+                error.add_note(f"closing it failed too: {late}")
+        hint = getattr(error, "hint", "") or HINT
+        self._board.report("ledger", HealthStatus.DOWN, f"The ledger cannot be written: {getattr(error, 'cause', error)}.", hint)
+
+    def _reopened(self) -> sqlite3.Connection:
+        connection = open_writer(self._path)
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:  # a reader held the log; the next checkpoint comes soon enough
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._connection, self._changes = connection, 0
+        return connection
+
+    def _idle(self) -> None:
+        """Once a second: the tick; while the disk is away a small write is the probe."""
+        try:
+            connection = self._connection
+            if connection is None:
+                connection = self._reopened()
+                connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (time.time(),))
+            self._tick(connection)
+        except sqlite3.Error as error:
+            self._failed([], translated(error, self._path) or error)
+        except (Unavailable, LedgerCorrupt) as error:
+            self._failed([], error)
+        else:
+            self._board.report("ledger", HealthStatus.OK)
+
+    def _checkpoint(self) -> None:
+        """Between commits, never inside one. A passive one waits for no reader; only a log far too long is cut, if no reader holds it."""
+        connection = self._connection
+        if connection is None or self._pages < CHECKPOINT_PAGES:
+            return
+        self._pages = 0.0
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if self._wal_bytes() > WAL_BYTES:
+                connection.execute("PRAGMA busy_timeout = 0")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute("PRAGMA busy_timeout = 5000")
+        except sqlite3.Error as error:
+            self._failed([], translated(error, self._path) or error)
+
+    def _wal_bytes(self) -> int:
+        try:
+            return self._wal.stat().st_size
+        except OSError:
+            return 0
