@@ -40,12 +40,12 @@ def utc(value: datetime) -> str:
 
 def plain(value: Any, depth: int = 0) -> Any:
     """Any value as JSON can say it; what has no JSON form becomes its text. Capped in depth, length and number of items."""
-    if value is None or isinstance(value, bool | int):
-        return value.value if isinstance(value, Enum) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Enum):
         return plain(value.value, depth)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, str):
         return text(value, TEXT_CAP)
     if isinstance(value, bytes):
