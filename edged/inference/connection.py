@@ -42,7 +42,7 @@ class Endpoint:
         sample: Callable[[], float] = random.random,
     ) -> None:
         self.name, self.address = name, address
-        self.live = False
+        self.live = self.looked = False
         self.cause = "no answer yet"
         self.version = ""
         self.since = datetime.now(UTC)
@@ -78,6 +78,7 @@ class Endpoint:
             else:
                 attempt = 0
                 delay_s = LOOK_S if settled else RETIRE_S
+            self.looked = True
             self._on_change()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):

@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from edged.inference import health
 from edged.inference.connection import LOCAL, Endpoint
 from edged.inference.golden import FindDefects, Golden, PrepareGolden
 from edged.inference.manifest import Manifest
+from edged.inference.recipe_models import RecipeModels
 from edged.inference.repository import Package, Repository
 from edged.inference.rings import RingFacts
 from edged.inference.served import ServedModel
@@ -33,16 +34,6 @@ from edged.nouns import Board, InputPlan, ModelContract, ModelFacts, ModelOutput
 
 REPOSITORY_LOOK_S = 10.0
 SPARE_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    """What a recipe's models are in the repository, or why they are not."""
-
-    recipe: Recipe
-    packages: tuple[Package, ...] = ()
-    plans: tuple[InputPlan, ...] = ()
-    problem: ModelMismatch | None = None
 
 
 class Inference:
@@ -69,7 +60,7 @@ class Inference:
         self._triton, self._board, self._clock, self._sample = triton, board, clock, sample
         self._repository = Repository(state_dir, models.repository, models.backend, models.allow_python)
         self._prepare_golden, self._find_defects = prepare_golden, find_defects
-        self._resolved = {recipe.name: _Resolved(recipe) for recipe in recipes}
+        self._recipes = {recipe.name: RecipeModels(recipe) for recipe in recipes}
         self._endpoints: tuple[Endpoint, ...] = ()
         self._group: asyncio.TaskGroup | None = None
         self._keepers: list[asyncio.Task[None]] = []
@@ -86,7 +77,6 @@ class Inference:
         )
         for facts in self._early_rings:
             self.add_ring(facts)
-        self._report()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,36 +111,27 @@ class Inference:
         """A package that a recipe misses may still come: look while there is such a recipe."""
         while True:
             await asyncio.sleep(REPOSITORY_LOOK_S)
-            if any(resolved.problem for resolved in self._resolved.values()):
+            if any(models.problem for models in self._recipes.values()):
                 await self._refresh()
 
     async def _refresh(self) -> None:
         try:
             await asyncio.to_thread(self._repository.refresh)
         except Unavailable as error:
-            for name, resolved in self._resolved.items():
-                if resolved.problem:
-                    self._resolved[name] = _Resolved(resolved.recipe, problem=ModelMismatch(name, error.cause, error.hint))
+            for name, models in self._recipes.items():
+                if models.problem:
+                    self._recipes[name] = replace(models, problem=ModelMismatch(name, error.cause, error.hint))
             return
         self._resolve()
         self._serve_resolved()
         self._report()
 
     def _resolve(self) -> None:
-        for name, known in self._resolved.items():
-            if known.packages:
-                continue  # a running recipe keeps its versions until the next start
-            recipe = known.recipe
-            try:
-                packages = tuple(self._repository.package(reference) for reference in recipe.models)
-                plans = tuple(package.manifest.plan(recipe.preprocess) for package in packages)
-                self._resolved[name] = _Resolved(recipe, packages, plans)
-            except ModelMismatch as error:
-                self._resolved[name] = _Resolved(recipe, problem=error)
+        self._recipes = {name: models.resolved(self._repository) for name, models in self._recipes.items()}
 
     def _serve_resolved(self) -> None:
-        for resolved in self._resolved.values():
-            for package in resolved.packages:
+        for models in self._recipes.values():
+            for package in models.packages:
                 for endpoint in self._endpoints:
                     self._serve(endpoint, package)
 
@@ -175,18 +156,18 @@ class Inference:
 
     # --- what recipes need ---------------------------------------------------------------------------------------------------
     def ready(self, recipe: str) -> bool:
-        return self._serving(self._resolved[recipe]) is not None
+        return self._serving(self._recipes[recipe]) is not None
 
     def reason(self, recipe: str) -> str:
         """Why the recipe is not ready, one sentence; '' if it is."""
-        return health.recipe_item(self._resolved[recipe].problem, self._rows(self._resolved[recipe])).cause
+        return health.recipe_item(self._recipes[recipe].problem, self._rows(self._recipes[recipe])).cause
 
     def plans(self, recipe: str) -> tuple[InputPlan, ...]:
         """One for each of the recipe's models. ModelMismatch if one is not in the repository or does not fit the recipe."""
-        return self._sound(recipe).plans
+        return self._recipes[recipe].require().plans
 
     def contracts(self, recipe: str) -> tuple[ModelContract, ...]:
-        return tuple(package.manifest.contract() for package in self._sound(recipe).packages)
+        return self._recipes[recipe].require().contracts()
 
     async def infer(self, recipe: str, model: int, tensors: Sequence[Tensor]) -> ModelOutputs:
         """What the recipe's model number `model` says of one page's tensors.
@@ -195,9 +176,9 @@ class Inference:
         (three bad answers to this page while the golden images pass). Slots are released in every case.
         """
         try:
-            resolved = self._sound(recipe)
-            endpoint = self._serving(resolved) or next((e for e in self._endpoints if e.live), self._endpoints[0])
-            served = endpoint.models.get(resolved.packages[model].manifest.triton_name)
+            models = self._recipes[recipe].require()
+            endpoint = self._serving(models) or next((e for e in self._endpoints if e.live), self._endpoints[0])
+            served = endpoint.models.get(models.triton_names[model])
             if served is None:
                 raise Unavailable("triton", f"nobody has looked for Triton at {endpoint.address} yet")
             served.require_ready()
@@ -210,16 +191,10 @@ class Inference:
         facts = ModelFacts(manifest.name, manifest.version, manifest.model_sha256, endpoint=endpoint.name)
         return ModelOutputs(facts, asked.rows, tuple(tensor.geometry for tensor in tensors), asked.queue_ms, asked.infer_ms)
 
-    def _sound(self, recipe: str) -> _Resolved:
-        resolved = self._resolved[recipe]
-        if resolved.problem is not None:
-            raise resolved.problem
-        return resolved
-
-    def _serving(self, resolved: _Resolved) -> Endpoint | None:
+    def _serving(self, models: RecipeModels) -> Endpoint | None:
         for endpoint in self._endpoints:
-            models = [endpoint.models.get(package.manifest.triton_name) for package in resolved.packages]
-            if models and all(model is not None and model.ready for model in models):
+            served = [endpoint.models.get(name) for name in models.triton_names]
+            if served and all(model is not None and model.ready for model in served):
                 return endpoint
         return None
 
@@ -254,20 +229,19 @@ class Inference:
 
     def _snapshot(self, endpoint: Endpoint, model: ServedModel) -> ModelSnapshot:
         label = model.package.label
-        recipes = tuple(n for n, r in self._resolved.items() if label in {p.label for p in r.packages})
+        recipes = tuple(n for n, m in self._recipes.items() if label in {p.label for p in m.packages})
         return health.model_snapshot(endpoint, model, recipes)
 
-    def _rows(self, resolved: _Resolved) -> list[list[ModelSnapshot]]:
+    def _rows(self, models: RecipeModels) -> list[list[ModelSnapshot]]:
         """For each endpoint the recipe's models there."""
-        names = [package.manifest.triton_name for package in resolved.packages]
-        return [[self._snapshot(e, e.models[name]) for name in names if name in e.models] for e in self._endpoints]
+        return [[self._snapshot(e, e.models[name]) for name in models.triton_names if name in e.models] for e in self._endpoints]
 
     def _report(self) -> None:
-        if not self._endpoints:
-            return
+        if not self._endpoints or not all(endpoint.looked for endpoint in self._endpoints):
+            return  # nothing is known yet: no alarm at every start
         health.report_triton(self._board, self.endpoints(), self.snapshot())
-        for name, resolved in self._resolved.items():
-            health.report_recipe(self._board, name, resolved.problem, self._rows(resolved))
+        for name, models in self._recipes.items():
+            health.report_recipe(self._board, name, models.problem, self._rows(models))
 
 
 def _message_bytes(manifest: Manifest) -> int:

@@ -3,7 +3,6 @@
 Invariants
 - READY means: loaded, its contract equals the manifest's, its golden images pass, the circuit is closed. Nothing is asked otherwise.
 - Whatever ends READY wakes the task in `run`, which brings the model up again by itself, with backoff.
-- A bad answer is the image's fault only after three tries and only while the golden images pass.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
 
 from edged.backoff import Backoff
 from edged.config import Triton
-from edged.errors import ModelMismatch, ModelOutputInvalid, Unavailable
-from edged.inference.answers import Row
+from edged.errors import ModelMismatch, Unavailable
+from edged.inference.asking import Asked, ask
 from edged.inference.batching import Batcher, Spawn
 from edged.inference.breaker import Breaker, Circuit
 from edged.inference.checks import Checks, Home
@@ -28,23 +26,13 @@ from edged.inference.client import CallFailed
 from edged.inference.exchange import TritonExchange
 from edged.inference.golden import Golden
 from edged.inference.repository import Package
-from edged.inference.slots import Entry, Release
+from edged.inference.slots import Release
 from edged.inference.states import ModelState
 from edged.nouns import Tensor
 
 LOOK_S = 2.0
-TRIES = 3
 HANGS_HINT = "Look at Triton's log; restart Triton if it hangs."
 _RETRY = Backoff(first_s=0.5, cap_s=30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The rows of one page's tensors, in their order, and how long the slowest of them waited and took."""
-
-    rows: tuple[Row, ...]
-    queue_ms: float
-    infer_ms: float
 
 
 class ServedModel:
@@ -203,47 +191,16 @@ class ServedModel:
     # --- asking it -----------------------------------------------------------------------------------------------------------
     async def infer(self, tensors: Sequence[Tensor]) -> Asked:
         """Rows for the tensors of one page. Unavailable, ModelMismatch, ModelOutputInvalid; every slot is released exactly once."""
-        entries = [Entry(tensor, self._release) for tensor in tensors]
-        if not entries:
-            return Asked((), 0.0, 0.0)
-        try:
-            await self._answer_all(entries)
-            rows = tuple(entry.answer.result() for entry in entries if entry.answer is not None)
-            self.images += len(rows)
-            queue_ms = 1000 * max(entry.sent - entry.queued for entry in entries)
-            return Asked(rows, queue_ms, 1000 * max(entry.answered - entry.sent for entry in entries))
-        finally:
-            for entry in entries:
-                self.batcher.withdraw(entry)
-                entry.leave()
+        asked = await ask(self.package.label, self, self.batcher, tensors, self._release)
+        self.images += len(asked.rows)
+        return asked
 
-    async def _answer_all(self, entries: Sequence[Entry]) -> None:
-        todo, tries, reloaded = list(entries), 1, False
-        while todo:
-            self.require_ready()
-            await asyncio.wait([self.batcher.submit(entry) for entry in todo])
-            errors = {entry: entry.answer.exception() for entry in todo if entry.answer is not None}
-            todo = [entry for entry, error in errors.items() if error is not None]
-            invalid: ModelOutputInvalid | None = None
-            for error in errors.values():
-                if isinstance(error, ModelOutputInvalid):
-                    invalid = error
-                elif error is not None and not isinstance(error, CallFailed):
-                    raise error
-            if any(isinstance(error, CallFailed) for error in errors.values()):
-                if reloaded:
-                    raise ModelMismatch(self.package.label, "Triton has unloaded it again", "Find out who unloads models at Triton.")
-                reloaded = True
-                await self._settled(self._config.deadline_s)
-            elif invalid is not None:
-                tries += 1
-                if tries > TRIES:
-                    raise invalid
-                await self._golden_again()
-                for entry in todo:
-                    entry.alone = True
+    async def loaded_again(self) -> None:
+        """After Triton said that it does not have it."""
+        await self._settled(self._config.deadline_s)
+        self.require_ready()
 
-    async def _golden_again(self) -> None:
+    async def golden_again(self) -> None:
         """After a bad answer: is it the model? ModelMismatch if so; Unavailable if it cannot be asked."""
         async with self._checking:
             if self.checks.golden_fresh:

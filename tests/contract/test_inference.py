@@ -236,7 +236,8 @@ async def test_plans_are_known_while_triton_is_away_and_images_are_refused_not_l
     async with running("127.0.0.1:9", tmp_path / "nobody", seed, ["early"]) as room:
         assert room.inference.plans("early")[0].dims == (1, 32, 32)
         assert room.inference.contracts("early")[0].classes == ("high", "second", "none")
-        await room.until(lambda: room.board.items["triton"][0] is HealthStatus.DOWN)
+        await room.until(lambda: "triton" in room.board.items)
+        assert room.board.items["triton"][0] is HealthStatus.DOWN
         assert "127.0.0.1:9 is away" in room.board.items["triton"][1]
         with pytest.raises(Unavailable):
             await room.inference.infer("early", 0, [room.ring.tensor(0, 1)])
@@ -247,6 +248,7 @@ async def test_a_package_that_comes_later_is_found_on_load(triton: TritonServer,
     async with running(triton.grpc, triton.repository, seed, ["late"]) as room:
         with pytest.raises(ModelMismatch, match="not in the model repository"):
             room.inference.plans("late")
+        await room.until(lambda: "recipe:late" in room.board.items)
         assert room.board.items["recipe:late"][0] is HealthStatus.DOWN
         write_package(seed, "late")
         assert (await room.inference.load("late")).state is ModelState.READY
