@@ -14,7 +14,7 @@ import asyncio
 import os
 import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -22,6 +22,7 @@ import structlog
 from edged import __version__
 from edged.channel import Channel
 from edged.config import Config
+from edged.errors import ModelMismatch
 from edged.holds import Holds
 from edged.inference import Inference
 from edged.intake import Intake, reference_for
@@ -31,8 +32,9 @@ from edged.nouns import Frame, Landing
 from edged.pipeline import Pipeline
 from edged.plant import Messages, Plant
 from edged.station import Station
-from edged.verdict import gate, judge
+from edged.verdict import gate, golden_defects, judge
 from edged.vision.decoders import Decoders
+from edged.vision.offline import prepare_golden
 from edged.vitals.gpu import GpuWatch
 from edged.vitals.health import HealthBoard, headline
 from edged.vitals.metrics import Metrics
@@ -138,9 +140,21 @@ class Daemon:
         limits = {recipe.name: recipe.rules.quality for recipe in config.recipe}
         decoders = await stack.enter_async_context(Decoders(config.decode, limits, board))
         inference = await stack.enter_async_context(
-            Inference(config.triton, config.models, config.station.state_dir, config.recipe, board, release=decoders.release)
+            Inference(
+                config.triton,
+                config.models.located(),
+                config.station.state_dir,
+                config.recipe,
+                board,
+                prepare_golden=prepare_golden,
+                find_defects=golden_defects,
+                release=decoders.release,
+            )
         )
         decoders.on_ring(inference.add_ring)
+        for recipe in config.recipe:
+            with suppress(ModelMismatch):  # health says so; the ring is made with the first image once the model is there
+                decoders.reserve(inference.plans(recipe.name))
         return cls(config, board, ledger, decoders, inference, messages)
 
     async def serve(self, stop: asyncio.Event) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edged.config import Camera
 from edged.errors import Unavailable
-from edged.simulate import make_die
+from edged.simulate.dies import make_die
 from edged.simulate.player import Dropped, Style, corrupted, drop, paced, truncated
 
 Frame = tuple[str, bytes, bytes | None]
@@ -75,13 +76,12 @@ def _generated(seed: int) -> Callable[[int], Frame]:
         die = make_die(rng)
         wafer, index = divmod(number, 60)
         name = f"L{seed:04d}A_{wafer + 1:02d}_{index % 10 - 5}_{index // 10 - 3}_1.jpg"
-        reference = None if die.reference is None else _jpeg(die.reference)
-        return name, _jpeg(die.image), reference
+        return name, _jpeg(die.image), _jpeg(die.reference)
 
     return frame
 
 
-def _jpeg(image: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
     ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
     assert ok
     return bytes(data)

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edged.simulate import make_die
+from edged.simulate.dies import make_die
 from edged.simulate.player import Dropped, Style, corrupted, drop, paced, truncated
 
 STYLES = (Style.RENAME, Style.INPLACE, Style.SLOW, Style.PREALLOCATED)
@@ -35,7 +35,7 @@ class Tool:
         self._dies, self._maps = dies, maps
         self._random = random.Random(seed)
         self._map_files = sorted((images / "wafer_maps" / "images").glob("*.png"))
-        self._die_images = _die_images(images / "dies", np.random.default_rng(seed))
+        self._die_images = _die_images(images / "dies" / "images", np.random.default_rng(seed))
         self._die_names = (f"L{lot}A_{wafer:02d}_{x}_{y}_1" for lot, wafer, y, x in itertools.product(*_DIES))
         self._map_names = (f"LOT{lot}-{wafer:02d}" for lot in itertools.count(4101) for wafer in range(1, 26))
 
@@ -96,7 +96,7 @@ def _die_images(folder: Path, rng: np.random.Generator) -> Iterator[tuple[bytes,
             reference = file.with_name(f"{file.stem}_temp{file.suffix}")
             yield file.read_bytes(), reference.read_bytes() if reference.exists() else None, file.suffix
     pool = [make_die(rng) for _ in range(24)]
-    jpegs = [(_jpeg(die.image), None if die.reference is None else _jpeg(die.reference), ".jpg") for die in pool]
+    jpegs = [(_jpeg(die.image), _jpeg(die.reference), ".jpg") for die in pool]
     yield from itertools.cycle(jpegs)
 
 

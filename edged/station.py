@@ -1,0 +1,185 @@
+"""What the door shows of the station, and what presence tells the plant: `web.StationView` over the rooms' snapshots.
+
+Everything synchronous answers from memory; only the ledger's readers and the model actions wait.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from edged import __version__
+from edged.errors import ModelMismatch
+from edged.inference import ModelState
+from edged.intake import CameraSnapshot
+from edged.ledger import sqlite_version
+from edged.nouns import HealthItem
+from edged.vitals.metrics import Gauges
+from edged.web.views import CameraFacts, GpuView, ResultRow, StationFacts, StatusView
+
+if TYPE_CHECKING:
+    from edged.daemon import Daemon
+
+
+class Station:
+    """Reads snapshots; loading and unloading a model is the one thing it asks for."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._started = datetime.now(UTC)
+
+    # --- at a glance ---------------------------------------------------------------------------------------------------------
+    def status(self) -> StatusView:
+        daemon = self._daemon
+        return {
+            "station": self._station(),
+            "cameras": [self._camera(snapshot) for snapshot in daemon.intake.snapshot()],
+            "queues": self._queues(),
+            "outbox": daemon.ledger.outbox_figures(),  # type: ignore[typeddict-item]
+            "verdicts": {kind: int(count) for kind, count in daemon.metrics.verdicts().items()},
+            "latency": daemon.metrics.latency.summary(),
+        }
+
+    def _station(self) -> StationFacts:
+        station = self._daemon.config.station
+        return {
+            "source": station.source,
+            "tool": station.tool,
+            "instance": station.instance,
+            "hostname": socket.gethostname(),
+            "version": __version__,
+            "started": self._started,
+        }
+
+    def _camera(self, snapshot: CameraSnapshot) -> CameraFacts:
+        daemon = self._daemon
+        held = daemon.inference.reason(snapshot.recipe) or next(
+            (hold.cause for hold in daemon.holds.snapshot() if (hold.camera, hold.recipe) == (snapshot.name, snapshot.recipe)), None
+        )
+        return {
+            "name": snapshot.name,
+            "folder": snapshot.folder,
+            "recipe": snapshot.recipe,
+            "mode": snapshot.mode,
+            "waiting": snapshot.waiting,
+            "in_flight": snapshot.in_flight,
+            "writing": [{"name": writing.name, "since": writing.since} for writing in snapshot.writing],
+            "ignored": snapshot.ignored,
+            "overflows": snapshot.overflows,
+            "last_name": snapshot.last_name,
+            "last_seen": snapshot.last_seen,
+            "stalled_since": snapshot.stalled_since,
+            "held": held,
+        }
+
+    def _queues(self) -> dict[str, int]:
+        daemon = self._daemon
+        decoders = daemon.decoders.snapshot()
+        return {
+            "landings": len(daemon.landings),
+            "under_way": daemon.pipeline.in_flight,
+            "decoders": decoders.waiting,
+            "slots_taken": sum(slots - free for _, slots, free in decoders.rings),
+            "models": sum(model.waiting for model in daemon.inference.snapshot()),
+        }
+
+    # --- health --------------------------------------------------------------------------------------------------------------
+    def health(self) -> tuple[HealthItem, ...]:
+        return self._daemon.board.items()
+
+    def overall(self) -> HealthItem:
+        return self._daemon.board.overall()
+
+    def beat(self) -> float:
+        return self._daemon.beat()
+
+    def gpu(self) -> GpuView:
+        snapshot = self._daemon.gpu.snapshot()
+        return {"gpus": [asdict(gpu) for gpu in snapshot.gpus], "reason": snapshot.reason, "driver": snapshot.driver}
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        return self._daemon.metrics.exposition(accept)
+
+    def gauges(self) -> Gauges:
+        """What the metrics cannot count themselves."""
+        daemon = self._daemon
+        cameras, figures, models = daemon.intake.snapshot(), daemon.ledger.figures(), daemon.inference.snapshot()
+        return Gauges(
+            queues=self._queues(),
+            outbox_rows=figures.rows,
+            outbox_oldest_s=figures.oldest_s or 0.0,
+            db_bytes=figures.db_bytes,
+            disk_free_bytes=daemon.ledger.free_bytes,
+            last_file_s={camera.name: camera.last_seen.timestamp() for camera in cameras if camera.last_seen},
+            watch_overflows=sum(camera.overflows for camera in cameras),
+            triton_up=any(endpoint.live for endpoint in daemon.inference.endpoints()),
+            models=tuple((model.name, model.version) for model in models if model.state is ModelState.READY),
+            gpus=daemon.gpu.snapshot().gpus,
+        )
+
+    # --- the ledger ----------------------------------------------------------------------------------------------------------
+    async def results(
+        self, *, camera: str | None, verdict: str | None, lot: str | None, wafer: str | None, after: str | None, limit: int
+    ) -> tuple[list[ResultRow], str | None]:
+        return await self._daemon.ledger.results(  # type: ignore[return-value]
+            camera=camera, verdict=verdict, lot=lot, wafer=wafer, after=after, limit=limit
+        )
+
+    async def result(self, id_: str) -> dict[str, Any] | None:
+        return await self._daemon.ledger.result(id_)
+
+    async def trace(self, name: str) -> dict[str, Any]:
+        """What is recorded, then what is known of files of this name that have no result yet."""
+        recorded = await self._daemon.ledger.trace(name)
+        return {"name": name, "entries": [*recorded, *self._daemon.intake.whereabouts(name)]}
+
+    # --- models --------------------------------------------------------------------------------------------------------------
+    def models(self) -> list[dict[str, Any]]:
+        """Every package of the live repository, with its state at each endpoint that serves it."""
+        served = [asdict(model) for model in self._daemon.inference.snapshot()]
+        known = {(model["name"], model["version"]) for model in served}
+        idle = [
+            {"name": manifest.name, "version": manifest.version, "kind": manifest.kind, "state": "not loaded", "recipes": ()}
+            for manifest in self._daemon.inference.packages()
+            if (manifest.name, manifest.version) not in known
+        ]
+        return [*served, *idle]
+
+    async def load_model(self, name: str) -> dict[str, Any]:
+        self._require_model(name)
+        return asdict(await self._daemon.inference.load(name))
+
+    async def unload_model(self, name: str) -> dict[str, Any]:
+        self._require_model(name)
+        try:
+            return asdict(await self._daemon.inference.unload(name))
+        except ModelMismatch as error:
+            raise LookupError(str(error)) from None
+
+    def _require_model(self, name: str) -> None:
+        if all(manifest.name != name for manifest in self._daemon.inference.packages()):
+            raise LookupError(name)
+
+    # --- about us ------------------------------------------------------------------------------------------------------------
+    def config_redacted(self) -> dict[str, Any]:
+        """Secrets stand in files, so the configuration holds none; the user name is left out all the same."""
+        config = self._daemon.config.model_dump(mode="json")
+        if config["mqtt"]["username"] is not None:
+            config["mqtt"]["username"] = "***"
+        return config
+
+    def version(self) -> dict[str, Any]:
+        return {
+            "edged": __version__,
+            "python": platform.python_version(),
+            "opencv": cv2.__version__,
+            "numpy": np.__version__,
+            "sqlite": sqlite_version(),
+            "triton": {endpoint.name: endpoint.version for endpoint in self._daemon.inference.endpoints()},
+        }
