@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from rigs.daemon import Daemon
@@ -111,3 +112,80 @@ def files_of(case: str) -> list[Path]:
 def test_every_case_is_a_valid_camera() -> None:
     for name in NAMES:
         tomllib.loads("[[camera]]\n" + (CASES / name / "camera.toml").read_text())
+
+
+def results_of(rig: Rig, case: str, count: int) -> list[dict[str, Any]]:
+    wait_until(lambda: len(rig.results(case)) >= count, 30, f"{count} results of {case}")
+    return rig.results(case)
+
+
+def test_the_same_content_under_another_name_is_judged_too_and_says_whose_duplicate_it_is(rig: Rig) -> None:
+    first, second = results_of(rig, "duplicate", 2)
+    assert first["data"]["duplicate_of"] is None
+    assert second["data"]["duplicate_of"] == first["id"]
+    assert first["id"] != second["id"]
+
+
+def test_a_judged_file_is_moved_to_the_folder_of_its_day_when_the_camera_says_so(rig: Rig) -> None:
+    results_of(rig, "moved", 1)
+    wait_until(lambda: not (rig.folders["moved"] / "L2_W1.png").exists(), 10, "the file has left its folder")
+    assert len(list((rig.folders["moved"] / ".done").glob("????-??-??/L2_W1.png"))) == 1
+
+
+def test_a_file_that_is_kept_is_never_judged_twice(rig: Rig) -> None:
+    before = len(results_of(rig, "wafer-patterns", 9))
+    kept = next(rig.folders["wafer-patterns"].glob("*.png"))
+    kept.touch()
+    rig.daemon.stop()
+    rig.daemon.start()
+    wait_until(lambda: all(c["waiting"] == 0 for c in rig.daemon.get("/api/v1/status")["cameras"]), 20, "nothing waits")
+    assert len({message["id"] for message in rig.results("wafer-patterns")}) == before
+
+
+def test_every_result_on_the_wire_fits_the_published_schema_and_the_sequence_has_no_hole(rig: Rig) -> None:
+    schema = json.loads(rig.daemon.run("schema", "--json").stdout)
+    messages = [json.loads(message.payload) for message in rig.mes.messages if "/v1/result/" in message.topic]
+    assert len(messages) >= 15
+    for message in messages:
+        jsonschema.Draft202012Validator(schema).validate(message)
+    assert sorted({int(message["sequence"]) for message in messages}) == list(range(1, len({m["id"] for m in messages}) + 1))
+
+
+def test_the_plant_sees_the_instance_online_and_offline_again(rig: Rig) -> None:
+    def states() -> list[bool]:
+        return [json.loads(message.payload)["online"] for message in rig.mes.messages if message.topic.endswith("/v1/state")]
+
+    assert states()[-1] is True
+    assert rig.daemon.stop() == 0
+    wait_until(lambda: states()[-1] is False, 10, "the plant is told that the instance goes")
+    rig.daemon.start()
+
+
+def test_infer_says_of_a_file_what_the_message_said(rig: Rig) -> None:
+    case = CASES / "wafer-patterns" / "drop"
+    answer = rig.daemon.run("infer", "--json", "--camera", "wafer-patterns", *map(str, sorted(case.iterdir())))
+    said = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [Path(line["file"]).name for line in said] == sorted(file.name for file in case.iterdir())
+    published = {m["data"]["image"]["name"]: m["data"] for m in rig.results("wafer-patterns")}
+    for line in said:
+        message = published[line["image"]["name"]]
+        assert line["verdict"] == message["verdict"]
+        assert line["models"][0]["scores"] == pytest.approx(message["models"][0]["scores"], abs=0.01)
+
+
+def test_trace_tells_one_files_timeline_and_status_that_all_is_well(rig: Rig) -> None:
+    told = rig.daemon.run("trace", "nameless.png", "--json")
+    what = [entry["what"] for entry in json.loads(told.stdout)["entries"]]
+    assert what[0] == "seen"
+    assert {"judged", "recorded"} <= set(what)
+    assert rig.daemon.run("trace", "never-dropped.png", check=False).returncode == 1
+    status = rig.daemon.run("status", check=False)
+    assert status.stdout.startswith("OK"), status.stdout
+
+
+def test_identify_shows_how_names_parse_before_go_live(rig: Rig) -> None:
+    told = rig.daemon.run("identify", "--camera", "wafer-patterns", "--json", "LOT7_W03.png", "strange.png", check=False)
+    good, bad = (json.loads(line) for line in told.stdout.splitlines())
+    assert (good["lot_id"], good["wafer_id"], good["complete"]) == ("LOT7", "W03", True)
+    assert bad["complete"] is False
+    assert told.returncode == 1
