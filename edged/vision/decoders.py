@@ -62,8 +62,6 @@ class Decoders:
         self._limits, self._monotonic = dict(limits), monotonic
         self._slots = Slots(config.slots)
         self._pool = Pool(config, board, self._give_back, monotonic)
-        self._group = asyncio.TaskGroup()
-        self._watch: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._plan_sets: dict[tuple[InputPlan, ...], _PlanSet] = {}
         self._last: dict[str, _PlanSet] = {}  # by recipe: comparing plans costs more than looking whether they are the same
@@ -73,17 +71,12 @@ class Decoders:
 
     async def __aenter__(self) -> Self:
         remove_stale()
-        await self._group.__aenter__()
         self._pool.start()
-        self._watch = self._group.create_task(self._pool.watch(), name="decoders-watch")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
         try:
             await self._pool.stop()
-            await self._group.__aexit__(kind, error, trace)
         finally:
             self._slots.remove()
 

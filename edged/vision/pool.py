@@ -22,7 +22,7 @@ from edged.config import Decode
 from edged.nouns import Board, HealthStatus
 from edged.vision.process import DecoderProcess
 from edged.vision.ring import Granted, Ring
-from edged.vision.wire import AT_THE_FOLDER, FORGET, PLANS, RING, Job
+from edged.vision.wire import AT_THE_FOLDER, AT_WORK, FORGET, PLANS, RING, Job
 
 TICK_S = 0.2
 STUCK_S = 1.0
@@ -57,6 +57,7 @@ class _Member:
     kept_for: int | None = None
     stuck: bool = False
     killed: str | None = None
+    closed: bool = False
     buried: bool = False
     rings: set[int] = field(default_factory=set)
     plans: set[int] = field(default_factory=set)
@@ -77,6 +78,7 @@ class Pool:
         self._start_after = 0.0
         self._trouble_until: float | None = None
         self.deaths = 0
+        self._clock: asyncio.TimerHandle | None = None
         self._closing = False
 
     @property
@@ -94,16 +96,17 @@ class Pool:
     def start(self) -> None:
         for _ in range(self._config.processes):
             self._add()
+        self._look_again()
 
-    async def watch(self) -> None:
-        """Looks for late processes, for ever."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._tick(self._monotonic())
+    def _look_again(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(TICK_S, self._look_again)
+        self._tick(self._monotonic())
 
     async def stop(self) -> None:
         """Ends every process: idle ones on their own, busy ones by force."""
         self._closing = True
+        if self._clock is not None:
+            self._clock.cancel()
         for request in self._queue:
             request.answer.cancel()
         self._queue.clear()
@@ -157,7 +160,7 @@ class Pool:
         loop.add_reader(process.exited, self._exited, member)
 
     def _dispatch(self) -> None:
-        idle = [member for member in self._members if member.ready and member.request is None and member.killed is None]
+        idle = [m for m in self._members if m.ready and m.request is None and m.killed is None and not m.closed]
         if not idle or not self._queue:
             return
         stalled = {member.request.camera for member in self._members if member.stuck and member.request is not None}
@@ -192,9 +195,9 @@ class Pool:
     def _answered(self, member: _Member) -> None:
         try:
             message = member.process.receive()
-        except EOFError:
+        except EOFError:  # it is ending; how, its exit status will tell
             asyncio.get_running_loop().remove_reader(member.process.sock)
-            member.process.kill()
+            member.closed = True
             return
         except ValueError:
             message = {}
@@ -242,7 +245,7 @@ class Pool:
         if unwanted and not member.ready:
             self._start_failed(cause)
         if (request := member.request) is not None:
-            if unwanted and not member.buried:
+            if unwanted and not member.buried and (member.killed or member.process.phase in AT_WORK):
                 self._trouble(request)
             self._settle_death(member, request, member.killed or cause)
         member.process.close()
@@ -254,6 +257,9 @@ class Pool:
     def _settle_death(self, member: _Member, request: Request, cause: str) -> None:
         if member.buried:  # answered when it would not die; only the slots are left
             self._give_back(request.slots)
+            return
+        if member.killed is None and member.process.phase not in AT_WORK and not request.abandoned:
+            self._queue.appendleft(request)  # it had died before it began
             return
         at_the_folder = member.killed is not None and member.process.phase in AT_THE_FOLDER
         outcome = "unavailable" if at_the_folder else "died"
@@ -288,6 +294,9 @@ class Pool:
             late = now - member.since
             if member.killed is not None:
                 self._bury(member, late)
+            elif member.closed and late > BURIAL_S:
+                member.killed = "it closed its end"
+                member.process.kill()
             elif not member.ready and late > START_S:
                 member.killed = "it did not start in time"
                 member.process.kill()

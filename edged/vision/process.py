@@ -27,7 +27,7 @@ class DecoderProcess:
         self._phase = Phase(self._memory)
         self._stderr = os.memfd_create("edged-stderr", os.MFD_CLOEXEC)
         # Opened anew for appending: the child empties the file when it grows, and what it writes next must begin at its start.
-        stderr = os.open(f"/proc/self/fd/{self._stderr}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        stderr = os.open(f"/proc/self/fd/{self._stderr}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         arguments = [str(theirs.fileno()), str(phase_fd), str(os.getpid()), json.dumps(settings)]
         try:
             self._process = subprocess.Popen(

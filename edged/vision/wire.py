@@ -19,6 +19,7 @@ RING, PLANS, FORGET = "ring", "plans", "forget"
 IDLE, OPENING, READING, DECODING, PREPARING, REFERENCE = b"I", b"O", b"R", b"D", b"P", b"G"
 AT_THE_FOLDER = frozenset((OPENING, READING, REFERENCE))
 """Phases in which a hang is the file system's fault, not the image's."""
+AT_WORK = AT_THE_FOLDER | {DECODING, PREPARING}
 
 
 class Phase:
