@@ -37,7 +37,6 @@ class Endpoint:
         name: str,
         address: str,
         config: Triton,
-        largest_message: int,
         on_change: Callable[[], None],
         sample: Callable[[], float] = random.random,
     ) -> None:
@@ -48,8 +47,9 @@ class Endpoint:
         self.since = datetime.now(UTC)
         self.rings = Rings(wanted=config.shared_memory is SharedMemory.AUTO and on_loopback(address))
         self.models: dict[str, ServedModel] = {}
-        self._largest = largest_message
+        self._largest = 0
         self._client: TritonClient | None = None
+        self._narrow: list[TritonClient] = []
         self._closed = False
         self._on_change, self._sample = on_change, sample
         self._wake = asyncio.Event()
@@ -62,6 +62,13 @@ class Endpoint:
         if self._client is None:
             self._client = TritonClient(self.address, self._largest)
         return self._client
+
+    def carry(self, message_bytes: int) -> None:
+        """Messages of this size will come: where they do not fit, new calls go over a wider channel; those under way stay on theirs."""
+        self._largest = max(self._largest, message_bytes)
+        if self._client is not None and self._client.limit < self._largest:
+            self._narrow.append(self._client)
+            self._client = None
 
     async def run(self) -> None:
         """Looks at Triton every two seconds, at once when something failed, with backoff while it is away. Ends only by cancellation."""
@@ -123,6 +130,8 @@ class Endpoint:
         if client is not None:
             await self.rings.withdraw(client)
             await client.close()
+        for narrow in self._narrow:
+            await narrow.close()
 
     def snapshot(self) -> EndpointSnapshot:
         return EndpointSnapshot(

@@ -70,9 +70,8 @@ class Inference:
         """Unavailable if the live repository cannot be written."""
         await asyncio.to_thread(self._repository.refresh)
         self._resolve()
-        largest = max((_message_bytes(package.manifest) for package in self._repository.packages()), default=0)
         self._endpoints = tuple(
-            Endpoint(LOCAL if n == 0 else address, address, self._triton, largest, self._report, self._sample)
+            Endpoint(LOCAL if n == 0 else address, address, self._triton, self._report, self._sample)
             for n, address in enumerate(self._triton.endpoints)
         )
         for facts in self._early_rings:
@@ -138,6 +137,7 @@ class Inference:
     def _serve(self, endpoint: Endpoint, package: Package) -> ServedModel:
         name = package.manifest.triton_name
         if name not in endpoint.models:
+            endpoint.carry(_message_bytes(package.manifest))
             golden = Golden(package, self._prepare_golden, self._find_defects)
             model = ServedModel(package, endpoint, golden, self._triton, self._spawn, self._released, self._clock, self._sample)
             endpoint.models[name] = model

@@ -58,8 +58,7 @@ class Repository:
         self.problems.clear()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for left in self.directory.parent.glob(f"{_SCRATCH}*"):
-                shutil.rmtree(left, ignore_errors=True)
+            self._remove_left_scratch()
             for folder in self._folders(self._seed):
                 self._try_install(folder)
             found = [self._try_verify(folder) for folder in self._folders(self.directory)]
@@ -86,6 +85,13 @@ class Repository:
                 raise ModelMismatch(reference, problem, f"Deploy a sound package of {name}.")
         there = ", ".join(sorted(p.label for p in self._packages.values())) or "none"
         raise ModelMismatch(reference, f"it is not in the model repository {self.directory}; there are: {there}")
+
+    def _remove_left_scratch(self) -> None:
+        """What a killed process left; `edged infer` may seed beside the daemon, so a living one's is not ours to touch."""
+        for left in self.directory.parent.glob(f"{_SCRATCH}*"):
+            owner = left.name.removeprefix(_SCRATCH).partition("-")[0]
+            if owner == str(os.getpid()) or not Path("/proc", owner).exists():
+                shutil.rmtree(left, ignore_errors=True)
 
     def _try_install(self, source: Path) -> None:
         try:
@@ -115,7 +121,7 @@ class Repository:
         if _same_manifest(source, target) and _sound(target, manifest):
             return
         verify_files(source, manifest)
-        scratch = self.directory.parent / f"{_SCRATCH}{secrets.token_hex(4)}"
+        scratch = self.directory.parent / f"{_SCRATCH}{os.getpid()}-{secrets.token_hex(4)}"
         fresh = scratch / source.name
         for name in (*manifest.files, MANIFEST):
             copied = fresh / name

@@ -255,6 +255,20 @@ async def test_a_package_that_comes_later_is_found_on_load(triton: TritonServer,
         assert room.inference.ready("late")
 
 
+async def test_a_model_with_larger_images_that_comes_later_gets_a_channel_wide_enough(triton: TritonServer, seed: Path) -> None:
+    write_package(seed, "small")
+    async with running(triton.grpc, triton.repository, seed, ["small", "large"], config={"shared_memory": "off"}) as room:
+        await room.ready("small")
+        large = {"dims": [1, 1024, 1024], "name": "image", "dtype": "UINT8", "channels": ["gray"]}
+        write_package(seed, "large", golden=(), inputs=[large], preprocess={"fit": "none", "width_px": 1024, "height_px": 1024})
+        await room.inference.load("large")
+        ring = Ring(8, (1, 1024, 1024))
+        outputs = await room.inference.infer("large", 0, [ring.tensor(slot, slot, 5) for slot in range(8)])
+        assert [round(float(tile["scores"][0]) * 255) for tile in outputs.tiles] == list(range(8))
+        assert await room.scores("small", room.ring.tensor(20, 4, 5)) == rounded(4, 5)
+        ring.close()
+
+
 async def test_the_second_endpoint_answers_while_the_first_is_away(triton: TritonServer, seed: Path) -> None:
     write_package(seed, "fallback")
     config = {"more": (triton.grpc,)}

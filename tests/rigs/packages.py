@@ -30,7 +30,6 @@ from edged.nouns import Geometry, HealthStatus, InputPlan, Tensor
 from edged.verdict import golden_defects
 
 DIMS = (1, 32, 32)
-NBYTES = 32 * 32
 WHOLE = Geometry(1.0, 1.0, 0.0, 0.0, (0.0, 0.0, 32.0, 32.0))
 
 # scores = [first byte / 255, second byte / 255, 1 - first byte / 255]; 251: NaN; 252: an error; 253: hangs for 4 s
@@ -130,7 +129,9 @@ class Ring:
 
     numbers = itertools.count()
 
-    def __init__(self, slots: int = 64, nbytes: int = NBYTES) -> None:
+    def __init__(self, slots: int = 64, dims: tuple[int, int, int] = DIMS) -> None:
+        nbytes = dims[0] * dims[1] * dims[2]
+        self.dims = dims
         self.name = f"ring-{nbytes}"
         self.path = f"/dev/shm/edged_test_{os.getpid()}_{next(self.numbers)}"
         self.nbytes = slots * nbytes
@@ -146,7 +147,7 @@ class Ring:
         offset = slot * self.slot_bytes
         array = self._bytes[offset : offset + self.slot_bytes]
         array[:2] = first, second
-        view = array.reshape(DIMS)
+        view = array.reshape(self.dims)
         view.flags.writeable = False
         return Tensor(0, view, WHOLE, self.name, slot, offset, self.slot_bytes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,15 @@ def test_a_new_package_of_the_same_version_replaces_the_live_one(tmp_path: Path)
     write_package(tmp_path / "seed", "m", gain=0.5)
     assert repository(tmp_path).package("m").manifest == read_manifest(tmp_path / "seed/m__1")
     assert "0.5" in (tmp_path / "state/models/m__1/1/model.py").read_text()
+
+
+def test_what_a_killed_process_left_half_seeded_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    dead, living = tmp_path / "state/.seeding-4194305-aa", tmp_path / f"state/.seeding-{os.getppid()}-bb"
+    dead.mkdir(parents=True)
+    living.mkdir()
+    repository(tmp_path)
+    assert not dead.exists()
+    assert living.exists()
 
 
 def test_a_recipe_gets_the_highest_version_or_exactly_the_one_it_names(tmp_path: Path) -> None:
