@@ -38,7 +38,8 @@ class Connection:
     """`lost` is done, with (cause, hint), when the connection is gone; both are empty where we ended it ourselves.
 
     `receive_maximum`: how many unanswered messages the broker allows. `maximum_packet_bytes`: None without a limit. `answered`: a PUBACK
-    came on this connection. `outstanding`: messages sent and not answered, `outstanding_at_loss` the same at its end. `session_present`: the broker kept our subscriptions.
+    came on this connection. `outstanding`: messages sent and not answered, `outstanding_at_loss` the same at its end.
+    `session_present`: the broker kept our subscriptions.
     """
 
     def __init__(self, client: paho.Client, dialler: Dialler, inbound: Inbound) -> None:
@@ -62,7 +63,7 @@ class Connection:
         connection = cls(await dialler.dial(), dialler, inbound)
         connection._attach()
         try:
-            await asyncio.wait({connection._accepted, connection.lost}, timeout=dialler.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            await _first(connection._accepted, connection.lost, timeout_s=dialler.deadline_s)
         except asyncio.CancelledError:
             connection.drop("", "")
             raise
@@ -106,8 +107,9 @@ class Connection:
         rc, mid = self._client.subscribe(topic, qos=1)
         if rc != paho.MQTT_ERR_SUCCESS or mid is None:
             raise ConnectionLost
-        self._subscribed[mid] = answer = self._loop.create_future()
-        await asyncio.wait({answer, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+        answer: asyncio.Future[int] = self._loop.create_future()
+        self._subscribed[mid] = answer
+        await _first(answer, self.lost)
         if not answer.done():
             raise ConnectionLost
         return answer.result()
@@ -137,7 +139,7 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.on_socket_register_write = lambda _c, _u, sock: self._loop.add_writer(sock, client.loop_write)
-        client.on_socket_unregister_write = lambda _c, _u, sock: self._loop.remove_writer(sock)
+        client.on_socket_unregister_write = self._on_nothing_to_write
         client.on_socket_close = self._on_socket_close
         sock: Any = client.socket()
         if sock is None:  # lost while the CONNECT was written
@@ -164,6 +166,9 @@ class Connection:
     def _on_socket_close(self, _client: paho.Client, _data: Any, sock: Any) -> None:
         self._socket = None
         self._loop.remove_reader(sock)
+        self._loop.remove_writer(sock)
+
+    def _on_nothing_to_write(self, _client: paho.Client, _data: Any, sock: Any) -> None:
         self._loop.remove_writer(sock)
 
     def _on_connect(self, _c: paho.Client, _d: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
@@ -211,3 +216,8 @@ class Connection:
 
     def _on_message(self, _c: paho.Client, _d: Any, message: paho.MQTTMessage) -> None:
         self._inbound(message.topic, bytes(message.payload), message.retain)
+
+
+async def _first(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
+    """Until one of them is done."""
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -91,7 +91,7 @@ class Dialler:
         client.connect_timeout = self.deadline_s
         properties = None
         if five:
-            properties = Properties(PacketTypes.WILLMESSAGE)
+            properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
             properties.WillDelayInterval = will.delay_s
             properties.PayloadFormatIndicator = 1
         client.will_set(will.topic, will.body, qos=1, retain=True, properties=properties)
@@ -111,7 +111,7 @@ class Dialler:
         # paho notices a silent broker after two of its keepalive times.
         keepalive_s = max(2, mqtt.keepalive_s // 2)
         if mqtt.protocol is Protocol.V5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_S
             properties.MaximumPacketSize = INBOUND_BYTES
             client.connect(mqtt.host, mqtt.port, keepalive_s, clean_start=False, properties=properties)
