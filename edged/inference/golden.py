@@ -58,15 +58,18 @@ class Golden:
 
     def __init__(self, package: Package, prepare: PrepareGolden, find_defects: FindDefects) -> None:
         self._package, self._prepare, self._find_defects = package, prepare, find_defects
-        self._images = self._read() if EXPECTED in package.manifest.files else ()
+        self._images: tuple[_Expected, ...] | None = None
 
     @property
     def count(self) -> int:
-        return len(self._images)
+        """How many images `check` looks at; 0 before it was called."""
+        return len(self._images or ())
 
     async def check(self, ask: Ask) -> None:
         """ModelMismatch in one sentence at the first image whose answer is not the expected one; what `ask` raises."""
         manifest = self._package.manifest
+        if self._images is None:
+            self._images = self._read()
         for expected in self._images:
             tiles = await asyncio.to_thread(self._tiles, expected)
             rows: list[Row] = []
@@ -80,11 +83,16 @@ class Golden:
 
     def _read(self) -> tuple[_Expected, ...]:
         manifest = self._package.manifest
+        if EXPECTED not in manifest.files:
+            return ()
         try:
             found = _ExpectedFile.model_validate(json.loads((self._package.directory / EXPECTED).read_bytes())).images
         except (ValidationError, ValueError, OSError) as error:
             raise ModelMismatch(self._package.label, f"{EXPECTED} cannot be used: {str(error).splitlines()[0]}") from None
+        says = "scores" if manifest.kind == "classification" else "defects"
         for image in found:
+            if getattr(image, says) is None:
+                raise ModelMismatch(self._package.label, f"{EXPECTED} gives no {says} for {image.file}")
             for file in (image.file, image.reference):
                 if file is not None and file not in manifest.files:
                     raise ModelMismatch(self._package.label, f"{EXPECTED} names {file}, which the manifest does not list")
@@ -100,9 +108,9 @@ class Golden:
 
     def _difference(self, expected: _Expected, rows: Sequence[Row], geometries: Sequence[Geometry]) -> str:
         manifest, contract = self._package.manifest, self._package.manifest.contract()
-        if expected.scores is not None and "scores" in contract.outputs and contract.kind == "classification":
+        if contract.kind == "classification":
             scores = rows[0][contract.outputs["scores"]]
-            return compare_scores(dict(zip(contract.classes, map(float, scores), strict=True)), expected.scores, manifest.tolerance)
+            return compare_scores(dict(zip(contract.classes, map(float, scores), strict=True)), expected.scores or {}, manifest.tolerance)
         facts = ModelFacts(manifest.name, manifest.version, manifest.model_sha256)
         found = self._find_defects(contract, ModelOutputs(facts, tuple(rows), tuple(geometries), 0.0, 0.0))
         return compare_defects(found, expected.defects or (), manifest.tolerance)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +162,20 @@ async def test_a_model_that_fails_its_golden_image_is_never_asked(triton: Triton
         await room.until(lambda: "fails its golden image golden/0.png: high is 0.627, expected 0.784" in room.inference.reason("astray"))
         with pytest.raises(ModelMismatch):
             await room.inference.infer("astray", 0, [room.ring.tensor(0, 1)])
+
+
+async def test_golden_expectations_that_cannot_be_used_hold_that_model_alone(triton: TritonServer, seed: Path) -> None:
+    write_package(seed, "unread", golden=[(1, 2, expected_scores(1, 2))], kind="classification")
+    expected = b'{"images": [{"file": "golden/0.png", "defects": []}]}'
+    folder = seed / "unread__1"
+    (folder / "golden/expected.json").write_bytes(expected)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["golden/expected.json"] = hashlib.sha256(expected).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_package(seed, "read")
+    async with running(triton.grpc, triton.repository, seed, ["unread", "read"]) as room:
+        await room.until(lambda: "golden/expected.json gives no scores for golden/0.png" in room.inference.reason("unread"))
+        await room.ready("read")
 
 
 async def test_nan_for_one_image_is_that_images_fault_after_three_tries_and_takes_no_other_with_it(
