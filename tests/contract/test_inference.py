@@ -16,8 +16,11 @@ from edged.errors import ModelMismatch, ModelOutputInvalid, Unavailable
 from edged.inference import ModelState, probe
 from edged.inference.client import TritonClient
 from edged.nouns import HealthStatus
+from edged.vision.offline import prepare_golden as vision_prepare_golden
 from rigs.packages import Ring, expected_scores, running, write_package
-from rigs.triton import TritonServer
+from rigs.triton import ROOT, TritonServer
+
+SHIPPED = ROOT / "model_repository"
 
 
 @pytest.fixture
@@ -294,6 +297,16 @@ async def test_the_second_endpoint_answers_while_the_first_is_away(triton: Trito
         assert outputs.model.endpoint == triton.grpc
         assert room.board.items["triton"][0] is HealthStatus.DEGRADED
         assert room.board.items["recipe:fallback"][0] is HealthStatus.DEGRADED
+
+
+@pytest.mark.parametrize("package", sorted(path.name for path in SHIPPED.glob("*__*")))
+async def test_a_shipped_model_passes_its_golden_images_as_vision_prepares_them(triton: TritonServer, tmp_path: Path, package: str) -> None:
+    name = package.rpartition("__")[0]
+    state_dir = tmp_path / "state"
+    async with running(triton.grpc, triton.repository, SHIPPED, [name], prepare=vision_prepare_golden, state_dir=state_dir) as room:
+        await room.ready(name)
+        (model,) = room.inference.snapshot()
+        assert model.golden >= 3
 
 
 def test_the_probe_says_who_answers_or_why_nobody_does(triton: TritonServer) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.config import Models, Recipe, Triton
-from edged.inference import Inference
+from edged.inference import Inference, PrepareGolden
 from edged.nouns import Geometry, HealthStatus, InputPlan, Tensor
 from edged.verdict import golden_defects
 
@@ -197,10 +197,18 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    address: str, repository: Path, seed: Path, recipes: Sequence[str], *, config: Mapping[str, Any] | None = None, slots: int = 64
+    address: str,
+    repository: Path,
+    seed: Path,
+    recipes: Sequence[str],
+    *,
+    config: Mapping[str, Any] | None = None,
+    slots: int = 64,
+    prepare: PrepareGolden = prepare_golden,
+    state_dir: Path | None = None,
 ) -> AsyncIterator[Running]:
     """An Inference at the Triton at `address`, which serves `repository`; each recipe has the one model of its name."""
-    state_dir = seed.parent / "state"
+    state_dir = state_dir or seed.parent / "state"
     state_dir.mkdir(exist_ok=True)
     if not (state_dir / "models").exists():
         (state_dir / "models").symlink_to(repository)
@@ -213,7 +221,7 @@ async def running(
         state_dir,
         [Recipe(name=name, models=(name,)) for name in recipes],
         board,
-        prepare_golden=prepare_golden,
+        prepare_golden=prepare,
         find_defects=golden_defects,
         release=ring.release,
     )
