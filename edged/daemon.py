@@ -25,7 +25,7 @@ from edged.config import Config
 from edged.errors import ModelMismatch
 from edged.holds import Holds
 from edged.inference import Inference
-from edged.intake import Intake, reference_for
+from edged.intake import Intake
 from edged.journey import Journey
 from edged.ledger import Ledger
 from edged.nouns import Frame, Landing
@@ -37,7 +37,7 @@ from edged.vision.decoders import Decoders
 from edged.vision.offline import prepare_golden
 from edged.vitals.gpu import GpuWatch
 from edged.vitals.health import HealthBoard, headline
-from edged.vitals.metrics import Metrics
+from edged.vitals.metrics import Gauges, Metrics
 from edged.vitals.notify import Notifier
 from edged.web import Door
 
@@ -111,10 +111,9 @@ class Daemon:
             inference=inference,
             judge=judge,
             gate=gate,
-            reference=lambda landing: reference_for(landing, recipes[landing.recipe]),
         )
         self.gpu = GpuWatch(config.gpu, board)
-        self.metrics = Metrics(__version__, lambda: self.station.gauges())
+        self.metrics = Metrics(__version__, self._gauges)
         self.pipeline = Pipeline(
             landings=self.landings,
             journey=journey,
@@ -183,6 +182,9 @@ class Daemon:
                 log.warning("daemon.not_drained", tasks=sorted(task.get_name() for task in late))
             for task in late:
                 task.cancel()
+
+    def _gauges(self) -> Gauges:
+        return self.station.gauges()
 
     def advancing(self) -> bool | str:
         """For the watchdog: the loop runs (else nobody asks), and the pipeline finishes what it has begun, or knows why not."""

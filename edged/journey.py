@@ -9,6 +9,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
@@ -21,6 +22,7 @@ import structlog
 
 from edged.config import Camera, Combine, Recipe
 from edged.errors import ModelOutputInvalid
+from edged.intake.reference import reference_beside, reference_for
 from edged.nouns import (
     Frame,
     ImageFacts,
@@ -82,13 +84,14 @@ class _Page:
     outputs: list[list[ModelOutputs]]
     timing_ms: dict[str, float] = field(default_factory=dict)
     rejected: tuple[str, str] | None = None
+    missing: bool = False  # the golden reference
 
     def spent(self, stage: str, ms: float) -> None:
         self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + ms
 
 
 class Journey:
-    """`reference(landing)` is the golden reference's path, or None."""
+    """`reference`: the golden reference of every image, in place of what the recipe says."""
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class Journey:
         inference: Inference,
         judge: Judge,
         gate: Gate,
-        reference: Callable[[Landing], Path | None],
+        reference: Path | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         utcnow: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -117,10 +120,11 @@ class Journey:
         plans, contracts = self._inference.plans(recipe.name), self._inference.contracts(recipe.name)
         results: list[PageResult] = []
         page: _Page | None = None
+        reference = await self._golden(landing, recipe)
         try:
-            async with aclosing(self._vision.prepare(landing, recipe.name, plans, self._reference(landing))) as parts:
+            async with aclosing(self._vision.prepare(landing, recipe.name, plans, reference)) as parts:
                 async for part in parts:
-                    page = page or _Page([[] for _ in contracts])
+                    page = page or _Page([[] for _ in contracts], missing=recipe.reference is not None and reference is None)
                     await self._infer_part(landing, recipe, contracts, page, part)
                     if part.last:
                         results.append(self._judge_page(landing, recipe, contracts, page, part))
@@ -132,6 +136,14 @@ class Journey:
             image = error.image or ImageFacts("", landing.size, None)
             return [self._error(landing, image, None, reason, detail)]
         return results
+
+    async def _golden(self, landing: Landing, recipe: Recipe) -> Path | None:
+        """Where the golden reference should lie. The decoder process finds out whether it does: a share may hang."""
+        if self._reference is not None or recipe.reference is None:
+            return self._reference
+        if (beside := reference_beside(landing.path, recipe)) is not None:
+            return Path(landing.folder, os.fsdecode(beside))
+        return await asyncio.to_thread(reference_for, landing, recipe)
 
     async def _infer_part(
         self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart
@@ -178,7 +190,7 @@ class Journey:
             complete=identity.material.complete,
             quality=part.quality,
             recipe_known=identity.recipe is None or identity.recipe in self._recipes,
-            reference_missing="reference-missing" in part.preprocess_steps,
+            reference_missing=page.missing or "reference-missing" in part.preprocess_steps,
         )
         page.spent("verdict", (self._monotonic() - began) * 1000)
         return self._result(landing, part.image, part.quality, verdict, part, page.timing_ms)

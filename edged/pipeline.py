@@ -78,6 +78,8 @@ class Pipeline:
 
     async def _work(self) -> None:
         async for landing in self._landings:
+            if self.in_flight == 0:
+                self.advanced = self._monotonic()  # an idle pipeline does not stand still
             self.in_flight += 1
             try:
                 await self._one(landing)

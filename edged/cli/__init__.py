@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("name", metavar="NAME", help="a file name, or its path below the camera's folder")
 
     identify = command("identify", "offline:identify", "show which lot, wafer and die file names and sidecars tell, before go-live")
-    identify.add_argument("--camera", metavar="NAME", help="read names as this camera does (default: the one whose folder it is, else the first)")
+    identify.add_argument("--camera", metavar="NAME", help="as this camera does (default: the one whose folder it is, else the first)")
     identify.add_argument("files", nargs="+", metavar="FILE", help="an image, or only a name: it need not exist")
 
     infer = command("infer", "infer:infer", "judge files as the daemon would, without recording or publishing anything")

@@ -75,7 +75,7 @@ def _machine(config: Config) -> Iterator[Finding]:
 def _folder(camera: Camera) -> Iterator[Finding]:
     what = f"camera {camera.name}"
     if not camera.folder.is_dir():
-        yield Finding(what, HealthStatus.DOWN, f"{camera.folder} does not exist.", "Create it, mount the share, or correct [[camera]] folder.")
+        yield Finding(what, HealthStatus.DOWN, f"{camera.folder} does not exist.", "Create it, mount it, or correct [[camera]] folder.")
     elif not os.access(camera.folder, os.R_OK | os.X_OK):
         yield Finding(what, HealthStatus.DOWN, f"{camera.folder} cannot be read by this user.", "Give edged read access to it.")
     elif camera.after != "keep" and not os.access(camera.folder, os.W_OK):

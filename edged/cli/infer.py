@@ -19,7 +19,7 @@ from edged.cli.offline import pick_camera
 from edged.config import Camera, Config, Log, LogLevel, Models, Recipe, from_data, load
 from edged.errors import ConfigError, ConfigProblem, EdgedError, FrameRejected, Unavailable
 from edged.inference import Inference
-from edged.intake import identify_file, reference_for
+from edged.intake import identify_file
 from edged.journey import Journey
 from edged.nouns import Frame, Landing, display_name
 from edged.plant.messages import Messages
@@ -127,7 +127,7 @@ async def _judge_files(
         inference=inference,
         judge=judge,
         gate=gate,
-        reference=lambda landing: args.reference or _reference(landing, recipes),
+        reference=args.reference,
     )
     frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in config.camera}
     messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url)
@@ -180,10 +180,6 @@ def _landing(file: Path, camera: Camera, recipe: str | None) -> Landing:
         settle_ms=0.0,
         settled_monotonic=time.monotonic(),
     )
-
-
-def _reference(landing: Landing, recipes: tuple[Recipe, ...]) -> Path | None:
-    return reference_for(landing, next(recipe for recipe in recipes if recipe.name == landing.recipe))
 
 
 def _line(name: str, data: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Rig:
         return [json.loads(message.payload)["data"] for message in self.mes.messages if topic in message.topic]
 
     def wait_results(self, camera: str, count: int, timeout_s: float = 20) -> list[dict[str, Any]]:
-        wait_until(lambda: len(self.results(camera)) >= count, timeout_s, f"{count} results of {camera}; the log ends:\n{self.daemon.said()}")
+        wait_until(lambda: len(self.results(camera)) >= count, timeout_s, f"{count} results of {camera}; log:\n{self.daemon.said()}")
         return self.results(camera)
 
     def health(self, name: str) -> dict[str, Any]:
@@ -219,7 +219,8 @@ def test_config_typos_end_the_start_with_78_and_every_problem(tmp_path: Path) ->
 
 
 def by_name(rig: Rig, camera: str, name: str) -> dict[str, Any]:
-    wait_until(lambda: any(found["image"]["name"] == name for found in rig.results(camera)), 25, f"a result of {name}\n{rig.daemon.said()}")
+    what = f"a result of {name}\n{rig.daemon.said()}"
+    wait_until(lambda: any(found["image"]["name"] == name for found in rig.results(camera)), 25, what)
     return next(found for found in rig.results(camera) if found["image"]["name"] == name)
 
 

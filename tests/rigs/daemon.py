@@ -1,8 +1,8 @@
 """edged itself, as a process: `edged run` with a configuration of the test's own.
 
 Fixture
-- `start_daemon`: a function `start_daemon(toml: str, wait=True) -> Daemon`; state_dir, [http] bind and EDGED_* of the test's environment are
-  set by the rig. Ended after the test.
+- `start_daemon`: a function `start_daemon(toml: str, wait=True) -> Daemon`; state_dir and [http] bind are set by the rig, EDGED_* of the
+  test's own environment is left out. Ended after the test.
 """
 
 from __future__ import annotations

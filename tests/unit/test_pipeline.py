@@ -165,7 +165,6 @@ class Rig:
             inference=self.inference,
             judge=self._judge,
             gate=lambda *_: gate,
-            reference=lambda _: None,
             monotonic=lambda: self.now,
         )
         self.journey = journey
