@@ -16,6 +16,8 @@ Invariants
 
 # Paths here are bytes, as the file system holds them.
 
+# Paths here are bytes, as the file system holds them.
+
 # ruff: noqa: PTH103, PTH108, PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122, PTH208
 # Paths here are bytes, as the file system holds them.
 
@@ -129,16 +131,19 @@ class Disposal:
             try:
                 rename_new(source, target)
             except FileExistsError:
-                if not self._is_copy(target, aside, file):
-                    continue
+                continue
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                source = self._copy(aside, shelf, file)
-                try:
-                    rename_new(source, target)
-                except FileExistsError:
-                    continue
+                if os.path.lexists(target):
+                    if not self._is_copy(target, file):
+                        continue
+                else:
+                    source = self._copy(aside, shelf, file)
+                    try:
+                        rename_new(source, target)
+                    except FileExistsError:
+                        continue
             if os.path.lexists(aside):
                 sync_directory(shelf)  # the copy's name must be durable before the original goes
                 os.unlink(aside)
@@ -152,10 +157,9 @@ class Disposal:
         copy_new(aside, partial, self._tick)
         return partial
 
-    def _is_copy(self, target: bytes, aside: bytes, file: Pending) -> bool:
+    def _is_copy(self, target: bytes, file: Pending) -> bool:
         """A crash came between copy and unlink: what stands on the other file system is this very image."""
-        elsewhere = os.stat(target, follow_symlinks=False).st_dev != os.stat(aside, follow_symlinks=False).st_dev
-        return elsewhere and self._same_stat(target, file) and sha256_of(target, self._tick) == file.sha256
+        return self._same_stat(target, file) and sha256_of(target, self._tick) == file.sha256
 
     def _found_elsewhere(self, file: Pending) -> Disposed:
         """Neither the name nor the name aside exists: a crash came after the move, or somebody took the file."""

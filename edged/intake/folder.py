@@ -13,6 +13,8 @@ Invariants
 
 # Paths here are bytes, as the file system holds them.
 
+# Paths here are bytes, as the file system holds them.
+
 # ruff: noqa: PTH118
 # Paths here are bytes, as the file system holds them.
 

@@ -12,6 +12,8 @@ with a note and never makes an image fail. `complete` means: lot and wafer are b
 
 # Paths here are bytes, as the file system holds them.
 
+# Paths here are bytes, as the file system holds them.
+
 # ruff: noqa: PTH122
 # Paths here are bytes, as the file system holds them.
 

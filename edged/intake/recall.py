@@ -32,7 +32,7 @@ class Recall(Protocol):
     async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str]]:
         """Judged files whose `after` is not done yet: path, size, mtime_ns, sha256, id."""
 
-    async def disposed(self, camera: str, path: bytes, id: str, outcome: str, new_path: str | None) -> None:  # noqa: A002 - the id of the result
+    async def disposed(self, camera: str, path: bytes, result_id: str, outcome: str, new_path: str | None, /) -> None:
         """`outcome`: kept, moved, deleted, replaced (the name holds another file by now), gone."""
 
 

@@ -8,6 +8,8 @@
 
 # Paths here are bytes, as the file system holds them.
 
+# Paths here are bytes, as the file system holds them.
+
 # ruff: noqa: PTH118, PTH122
 # Paths here are bytes, as the file system holds them.
 

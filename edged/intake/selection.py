@@ -12,6 +12,8 @@ when they contain a slash; letter case does not matter. Golden references, `move
 
 # Paths here are bytes, as the file system holds them.
 
+# Paths here are bytes, as the file system holds them.
+
 # ruff: noqa: PTH100
 # Paths here are bytes, as the file system holds them.
 

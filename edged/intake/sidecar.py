@@ -12,6 +12,8 @@ A document is a flat mapping from dotted path to scalar; a bare field name finds
 
 # Paths here are bytes, as the file system holds them.
 
+# Paths here are bytes, as the file system holds them.
+
 # ruff: noqa: PTH118, PTH122
 # Paths here are bytes, as the file system holds them.
 

@@ -1,4 +1,4 @@
-"""A station for intake's tests: a hand-written ledger's memory, a board, a pipeline that answers at once. The folders and files are real."""
+"""A station for intake's tests: a hand-written ledger's memory and board; the folders and files are real."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class Memory:
         self._here()
         return list(self.pending.get(camera, []))
 
-    async def disposed(self, camera: str, path: bytes, id: str, outcome: str, new_path: str | None) -> None:
+    async def disposed(self, camera: str, path: bytes, result_id: str, outcome: str, new_path: str | None) -> None:
         self._here()
-        self.pending[camera] = [row for row in self.pending.get(camera, []) if row[4] != id]
+        self.pending[camera] = [row for row in self.pending.get(camera, []) if row[4] != result_id]
         self.disposals.append((path, str(outcome), new_path))
 
 
