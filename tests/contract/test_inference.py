@@ -69,6 +69,7 @@ async def test_a_ring_that_triton_cannot_map_costs_one_note_and_images_travel_as
     write_package(seed, "unmapped")
     async with running(triton.grpc, triton.repository, seed, ["unmapped"]) as room:
         hidden = Ring(4)
+        hidden.close()  # its file is gone
         hidden.name, hidden.path = "hidden", "/dev/shm/edged_test_not_there"
         room.inference.add_ring(hidden)
         await room.ready("unmapped")
@@ -77,7 +78,6 @@ async def test_a_ring_that_triton_cannot_map_costs_one_note_and_images_travel_as
         assert "--ipc=host" in room.board.items["triton"][2]
         assert await room.scores("unmapped", hidden.tensor(1, 10, 20)) == rounded(10, 20)
         assert len([note for note in room.board.history if note[1] is HealthStatus.DEGRADED]) == 1
-        hidden.close()
 
 
 async def test_at_the_end_triton_holds_no_ring_of_ours(triton: TritonServer, seed: Path) -> None:
