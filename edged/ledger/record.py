@@ -70,7 +70,6 @@ class Recorder:
         return sequence
 
     def _new(self, connection: sqlite3.Connection, pages: Sequence[PageResult], sha256: bytes | None, before: Row | None) -> Recorded:
-        landing = pages[0].landing
         supersedes = None
         if before is not None and before[_VERDICT] == VerdictKind.ERROR and before[_REASON] == "truncated" and before[_ID]:
             supersedes = str(UUID(bytes=before[_ID]))
@@ -79,13 +78,22 @@ class Recorder:
         # Looked up before our own row is there: the first with this content is an earlier one.
         twins = [self._twin(connection, sha256, page) if sha256 else None for page in pages]
         row = _insert_landing(
-            connection, pages[0], sha256, "judged", None, ids[0].bytes, len(pages), worst.kind, worst.reason, self._wall(), self.age()
+            connection,
+            pages[0],
+            sha256,
+            "judged",
+            None,
+            ids[0].bytes,
+            len(pages),
+            worst.kind,
+            _text(worst.reason),
+            self._wall(),
+            self.age(),
         )
         for page, id_, twin in zip(pages, ids, twins, strict=True):
             epoch, sequence = _numbered(connection, "result")
             numbering = Numbering(str(id_), epoch, "result", sequence, twin, page.supersedes or supersedes)
             self._write(connection, page, row, numbering, id_)
-        assert landing is pages[-1].landing, "the pages of one landing are recorded together"
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), tuple(page.verdict.kind for page in pages))
 
     def _judged_again(self, connection: sqlite3.Connection, pages: Sequence[PageResult], key: int, sha256: bytes | None) -> Recorded:
@@ -106,7 +114,7 @@ class Recorder:
             supersedes = page.supersedes or (str(UUID(bytes=last[0])) if last else None)
             self._write(connection, page, row, Numbering(str(id_), epoch, "result", sequence, None, supersedes), id_)
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
-        connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, worst.reason, row))
+        connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, _text(worst.reason), row))
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), kinds)
 
     def _write(self, connection: sqlite3.Connection, page: PageResult, landing: int, numbering: Numbering, id_: UUID) -> None:
@@ -116,7 +124,8 @@ class Recorder:
             "INSERT INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(message, id_.bytes, landing, page.image.page, page.judgement, numbering.sequence, page.landing.camera, page.landing.name),
-                *(verdict.kind, verdict.reason, material.lot_id, material.wafer_id, page.landing.recipe, page.decided.timestamp()),
+                *(verdict.kind, _text(verdict.reason), _text(material.lot_id), _text(material.wafer_id)),
+                *(page.landing.recipe, page.decided.timestamp()),
             ),
         )
 
@@ -214,6 +223,11 @@ def _insert_landing(  # noqa: PLR0917 - a row
     ).lastrowid
     assert row is not None
     return row
+
+
+def _text(text: str | None) -> str | None:
+    """What a sidecar says need not be valid Unicode; SQLite wants it to be."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _numbered(connection: sqlite3.Connection, kind: str) -> tuple[str, int]:
