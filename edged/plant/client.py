@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -34,8 +35,21 @@ class ConnectionLost(Exception):  # noqa: N818 - it names what happened
     """The connection went before the broker answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a connection ended. `cause` is empty where we ended it. `excused`: no message of ours can have been the reason."""
+
+    cause: str = ""
+    hint: str = ""
+    excused: bool = False
+
+
+EXCUSED = frozenset({0x89, 0x8B, 0x8D, 0x8E, 0x98, 0x9C, 0x9D})
+"""DISCONNECT reasons: busy, shutting down, keepalive, session taken over, administrative action, use another server, server moved."""
+
+
 class Connection:
-    """`lost` is done, with (cause, hint), when the connection is gone; both are empty where we ended it ourselves.
+    """`lost` is done, with its `Loss`, when the connection is gone.
 
     `receive_maximum`: how many unanswered messages the broker allows. `maximum_packet_bytes`: None without a limit. `answered`: a PUBACK
     came on this connection. `outstanding`: messages sent and not answered, `outstanding_at_loss` the same at its end.
@@ -48,7 +62,7 @@ class Connection:
         self._waiting: dict[int, Answer] = {}
         self._subscribed: dict[int, asyncio.Future[int]] = {}
         self._accepted: asyncio.Future[None] = self._loop.create_future()
-        self.lost: asyncio.Future[tuple[str, str]] = self._loop.create_future()
+        self.lost: asyncio.Future[Loss] = self._loop.create_future()
         self.receive_maximum = 65_535
         self.maximum_packet_bytes: int | None = None
         self.session_present = False
@@ -56,6 +70,7 @@ class Connection:
         self.outstanding_at_loss = 0
         self.since = time.monotonic()
         self._socket: socket.socket | None = None
+        self._closing = False
 
     @classmethod
     async def open(cls, dialler: Dialler, inbound: Inbound) -> Connection:
@@ -65,13 +80,13 @@ class Connection:
         try:
             await _first(connection._accepted, connection.lost, timeout_s=dialler.deadline_s)
         except asyncio.CancelledError:
-            connection.drop("", "")
+            connection.drop()
             raise
         if connection.lost.done():
-            cause, hint = connection.lost.result()
-            raise Unavailable(f"the MQTT broker {dialler.broker}", cause, hint)
+            loss = connection.lost.result()
+            raise Unavailable(f"the MQTT broker {dialler.broker}", loss.cause, loss.hint)
         if not connection._accepted.done():
-            connection.drop("", "")
+            connection.drop()
             raise dialler.failure(
                 f"it took the connection but did not answer within {dialler.deadline_s:g} s",
                 "Check that [mqtt] port is the broker's and wants the TLS that is configured; look at the broker's log.",
@@ -117,11 +132,12 @@ class Connection:
     async def close(self, timeout_s: float = 1.0) -> None:
         """A clean DISCONNECT: the broker discards the Will."""
         if not self.lost.done():
+            self._closing = True
             self._client.disconnect()
             await asyncio.wait({self.lost}, timeout=timeout_s)
-        self.drop("", "")
+        self.drop()
 
-    def drop(self, cause: str, hint: str) -> None:
+    def drop(self, loss: Loss | None = None) -> None:
         """Ends the connection without a word to the broker, which will say our Will."""
         if self._socket is not None:
             left, self._socket = self._socket, None
@@ -129,7 +145,7 @@ class Connection:
                 self._loop.remove_reader(left)
                 self._loop.remove_writer(left)
                 left.close()
-        self._gone(cause, hint)
+        self._gone(loss or Loss())
 
     def _attach(self) -> None:
         client = self._client
@@ -143,7 +159,7 @@ class Connection:
         client.on_socket_close = self._on_socket_close
         sock: Any = client.socket()
         if sock is None:  # lost while the CONNECT was written
-            self._gone(f"{self._dialler.broker}: the connection was closed at once", "Look at the broker's log.")
+            self._gone(Loss(f"{self._dialler.broker}: the connection was closed at once", "Look at the broker's log."))
             return
         self._socket = sock
         self._loop.add_reader(sock, self._readable)
@@ -174,7 +190,7 @@ class Connection:
     def _on_connect(self, _c: paho.Client, _d: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
         if code.is_failure:
             cause, hint = told_reason(code.value, code.getName())
-            self._gone(f"{self._dialler.broker}: {cause}", hint)
+            self._gone(Loss(f"{self._dialler.broker}: {cause}", hint))
             return
         self.session_present = flags.session_present
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
@@ -186,22 +202,22 @@ class Connection:
         broker = self._dialler.broker
         if flags.is_disconnect_packet_from_server and code.value:
             cause, hint = told_reason(code.value, code.getName())
-            self._gone(f"{broker}: the connection was ended: {cause}", hint)
-        elif code.value == 0:
-            self._gone("", "")
+            self._gone(Loss(f"{broker}: the connection was ended: {cause}", hint, excused=code.value in EXCUSED))
+        elif self._closing:
+            self._gone(Loss())
         elif code.getName() == "Keep alive timeout":
-            self._gone(f"{broker}: it no longer answers", "The broker hangs or the network is cut: check both.")
+            self._gone(Loss(f"{broker}: it no longer answers", "The broker hangs or the network is cut: check both."))
         else:
-            self._gone(f"{broker}: the connection was lost", "Look at the broker's log; edged connects again by itself.")
+            self._gone(Loss(f"{broker}: the connection was lost", "Look at the broker's log; edged connects again by itself."))
 
-    def _gone(self, cause: str, hint: str) -> None:
+    def _gone(self, loss: Loss) -> None:
         if self.lost.done():
             return
         self.outstanding_at_loss = len(self._waiting)
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             answer(None)
-        self.lost.set_result((cause, hint))
+        self.lost.set_result(loss)
 
     def _on_publish(self, _c: paho.Client, _d: Any, mid: int, code: ReasonCode, _p: Properties) -> None:
         self.answered = True

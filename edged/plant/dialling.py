@@ -52,29 +52,29 @@ class Dialler:
             raise self.failure("the name lookup or TLS handshake of an earlier try still hangs", "Check the name server and the network.")
         client = self._client()
         answer: Future[None] = Future()
-        given_up = threading.Event()
 
         def work() -> None:
             try:
                 self._connect(client)
             except (OSError, ValueError) as error:  # ssl's and socket's errors are OSErrors; a bad host name is a ValueError
                 answer.set_exception(error)
-                return
-            if given_up.is_set():
-                _close(client)
-            answer.set_result(None)
+            else:
+                answer.set_result(None)
 
         # A daemon thread: a name server that never answers must not hold up the end of the process.
         self._thread = threading.Thread(target=work, name="mqtt-dial", daemon=True)
         self._thread.start()
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answer)), self.deadline_s)
-        except TimeoutError:
-            raise self._slow() from None
+            async with asyncio.timeout(self.deadline_s):
+                await asyncio.shield(asyncio.wrap_future(answer))
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if not answer.done() or answer.exception() is None:
+                answer.add_done_callback(lambda _late: _close(client))  # nobody waits for it any more
+            if isinstance(error, TimeoutError):
+                raise self._told(error) from None
+            raise
         except (OSError, ValueError) as error:
             raise self._told(error) from error
-        finally:
-            given_up.set()
         return client
 
     def _client(self) -> paho.Client:

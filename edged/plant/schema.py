@@ -190,6 +190,51 @@ class EventMessage(Cloud):
     data: dict[str, Any]
 
 
+class StateMessage(TypedDict):
+    """Retained on `state`, and the Will: is edged there?"""
+
+    online: bool
+    since: Annotated[Time | None, Field(description="of this state; null in the Will, which is written before it is true")]
+    e10: E10
+    reason: Literal["connected", "stopped", "connection-lost"]
+    boot_id: Name | None
+    version: Name
+
+
+class HealthEntry(TypedDict):
+    status: Literal["ok", "degraded", "down", "unknown"]
+    since: Time | None
+    cause: Text
+    hint: Text
+    facts: dict[str, Any]
+
+
+class HealthMessage(TypedDict):
+    """Retained on `health` for 120 s: each dependency's state, and what waits to be delivered."""
+
+    time: Time
+    status: Literal["ok", "degraded", "down", "unknown"]
+    items: dict[str, HealthEntry]
+    backlog: dict[str, Any]
+
+
+class BirthMessage(TypedDict):
+    """Retained on `birth`: what this instance is made of; further fields come from the station."""
+
+    time: Time
+    version: Name
+    python: Name
+    hostname: Name
+    source: Name
+    topic_base: Name
+    cameras: list[dict[str, Name]]
+    recipes: list[dict[str, Any]]
+    schemas: list[Name]
+    config_sha256: Name
+    confirm: Literal["broker", "mes"]
+    clock: Literal["synced", "unsynced", "unknown"]
+
+
 class Ack(TypedDict):
     """From the MES, on `ack`: everything of (source, epoch, kind) up to `up_to_sequence` has arrived, except the `missing` ranges."""
 
@@ -203,6 +248,9 @@ class Ack(TypedDict):
 result_message = TypeAdapter(ResultMessage)
 event_message = TypeAdapter(EventMessage)
 ack_message = TypeAdapter(Ack)
+state_message = TypeAdapter(StateMessage)
+health_message = TypeAdapter(HealthMessage)
+birth_message = TypeAdapter(BirthMessage)
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 

@@ -1,0 +1,219 @@
+"""The room's front: one connection after another, and over each of them presence and the publisher.
+
+Invariants
+- The broker may be away at any time: we try again with growing, jittered pauses, and health says since when, why, and what to do.
+- At the end what is due now is published within 2 s, then `state` says that we go, then a clean DISCONNECT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from pydantic import ValidationError
+
+from edged.backoff import Backoff
+from edged.config import Config
+from edged.config.peers import Confirm
+from edged.errors import Unavailable
+from edged.nouns import Board, HealthItem, HealthStatus
+from edged.plant.client import Connection, ConnectionLost
+from edged.plant.dialling import Dialler
+from edged.plant.outbox import Outbox
+from edged.plant.presence import Facts, Presence
+from edged.plant.publisher import Publisher
+from edged.plant.schema import Ack, ack_message
+
+log = structlog.get_logger("edged.plant")
+
+STEADY_S = 10.0
+"""A connection that lasted this long was a good one: the pauses begin anew."""
+ACKS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PlantSnapshot:
+    """`since`: of being connected, or of not being so. `held`: topics to which nobody subscribes. Counts are since the start."""
+
+    connected: bool
+    since: datetime
+    cause: str
+    hint: str
+    in_flight: int
+    delivered: int
+    refused: int
+    held: tuple[str, ...]
+
+
+class Plant:
+    """`published` counts the broker's answers; the other callables feed `Presence`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        outbox: Outbox,
+        board: Board,
+        published: Callable[[str], None] = lambda _reason: None,
+        health: Callable[[], Sequence[HealthItem]] = tuple,
+        backlog: Facts = dict,
+        birth: Facts = dict,
+        telemetry: Facts = dict,
+        e10: Callable[[], str | None] = lambda: None,
+        probe_s: float = 60.0,
+        backoff: Backoff | None = None,
+        sample: Callable[[], float] = random.random,
+    ) -> None:
+        self._config, self._board, self._sample = config, board, sample
+        self._backoff = backoff or Backoff(first_s=1.0, cap_s=30.0)
+        self.presence = Presence(config, health=health, backlog=backlog, birth=birth, telemetry=telemetry, e10=e10)
+        self.publisher = Publisher(config.mqtt, outbox, published=published, changed=self._report, probe_s=probe_s)
+        station = config.station
+        self._dialler = Dialler(config.mqtt, f"edged-{station.tool}-{station.instance}", self.presence.will())
+        self._acks: asyncio.Queue[Ack] = asyncio.Queue(ACKS)
+        self._ack_topic = f"{config.topic_base}/ack"
+        self._ack_refused = False
+        self._connection: Connection | None = None
+        self._since = datetime.now(UTC)
+        self._cause, self._hint = "not connected yet", ""
+        self._told: tuple[HealthStatus, str] | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; never raises for a broker that is away."""
+        attempt = 0
+        while not stop.is_set():
+            connection = await self._open(stop)
+            if connection is not None:
+                delivered = self.publisher.delivered
+                await self._live(connection, stop)
+                if self.publisher.delivered > delivered or time.monotonic() - connection.since >= STEADY_S:
+                    attempt = 0
+            attempt += 1
+            await _pause(stop, self._backoff.delay_s(attempt, self._sample()))
+
+    def snapshot(self) -> PlantSnapshot:
+        publisher = self.publisher
+        return PlantSnapshot(
+            connected=self._connection is not None,
+            since=self._since,
+            cause=self._cause,
+            hint=self._hint,
+            in_flight=publisher.in_flight,
+            delivered=publisher.delivered,
+            refused=publisher.topics.refused,
+            held=tuple(sorted(publisher.topics.held)),
+        )
+
+    async def _open(self, stop: asyncio.Event) -> Connection | None:
+        """A connection, or None: it did not work out, as health says, or `stop` came first."""
+        async with asyncio.TaskGroup() as group:
+            dialling = group.create_task(self._try(), name="plant.dial")
+            stopping = group.create_task(stop.wait(), name="plant.stop")
+            await asyncio.wait({dialling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not dialling.done():
+                dialling.cancel()
+                return None
+        return dialling.result()
+
+    async def _try(self) -> Connection | None:
+        try:
+            return await Connection.open(self._dialler, self._inbound)
+        except Unavailable as error:
+            self._down(error.cause, error.hint)
+            return None
+
+    async def _live(self, connection: Connection, stop: asyncio.Event) -> None:
+        self._connection, self._since = connection, datetime.now(UTC)
+        try:
+            await self.presence.hello(connection)
+            await self._subscribe(connection)
+            self._report()
+            async with asyncio.TaskGroup() as group:
+                presence = group.create_task(self._present(connection), name="plant.presence")
+                await self.publisher.run(connection, stop, self._acks)
+                presence.cancel()
+            if stop.is_set() and not connection.lost.done():
+                async with asyncio.timeout(1.0):
+                    await self.presence.goodbye(connection)
+        except (ConnectionLost, TimeoutError):
+            pass  # what is to be said of it stands in `lost`
+        finally:
+            self._connection = None
+            await connection.close()
+        loss = connection.lost.result()
+        if stop.is_set():
+            self._cause, self._since = "edged stops", datetime.now(UTC)
+        else:
+            self._down(loss.cause or f"{self._dialler.broker}: disconnected", loss.hint)
+
+    async def _present(self, connection: Connection) -> None:
+        try:
+            await self.presence.run(connection)
+        except ConnectionLost:
+            return  # the publisher sees it too
+
+    async def _subscribe(self, connection: Connection) -> None:
+        """To the MES's acknowledgements, where they count."""
+        if self._config.mqtt.confirm is Confirm.MES:
+            self._ack_refused = await connection.subscribe(self._ack_topic) >= 0x80
+
+    def _inbound(self, topic: str, body: bytes, retained: bool) -> None:
+        """An acknowledgement from the MES. A retained one says nothing about now."""
+        if topic != self._ack_topic or retained:
+            return
+        try:
+            ack = ack_message.validate_json(body)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            log.warning("ack.refused", topic=topic, problem=f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+            return
+        if ack["source"] == self._config.station.source and not self._acks.full():
+            self._acks.put_nowait(ack)
+
+    def _down(self, cause: str, hint: str) -> None:
+        if self._cause == "" or self._told is None:
+            self._since = datetime.now(UTC)
+        self._cause, self._hint = cause, hint
+        self._told = (HealthStatus.DOWN, cause)
+        self._board.report("broker", HealthStatus.DOWN, cause, hint, broker=self._dialler.broker)
+
+    def _report(self) -> None:
+        """Connected: says so once, and again when something else is to be said."""
+        if self._connection is None:
+            return
+        self._cause, self._hint = "", ""
+        status, cause, hint = self._judge()
+        if self._told != (status, cause):
+            self._told = (status, cause)
+            self._board.report("broker", status, cause, hint, broker=self._dialler.broker)
+
+    def _judge(self) -> tuple[HealthStatus, str, str]:
+        topics, broker = self.publisher.topics, self._dialler.broker
+        if self._ack_refused:
+            cause = f"{broker}: it does not let us subscribe to {self._ack_topic}, so the MES cannot acknowledge"
+            return HealthStatus.DEGRADED, cause, "Let this user read the topic, in the broker's access list."
+        if topics.held:
+            first, more = min(topics.held), len(topics.held) - 1
+            cause = f"{broker}: nobody subscribes to {first}" + (f" and {more} more topics" if more else "") + "; their messages wait"
+            return HealthStatus.DEGRADED, cause, 'Start the MES, or set [mqtt] no_subscriber = "accept".'
+        if topics.refused:
+            cause = f"{broker}: it refused messages, which are put aside; the last was {topics.last_refusal}"
+            return HealthStatus.DEGRADED, cause, "Correct the broker's access list or limits, then have them published again."
+        if self.presence.refused:
+            topic, code = next(iter(self.presence.refused.items()))
+            return HealthStatus.DEGRADED, f"{broker}: it refuses {topic} (0x{code:02X})", "Correct the broker's access list or limits."
+        return HealthStatus.OK, "", ""
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
