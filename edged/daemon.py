@@ -87,7 +87,6 @@ class Daemon:
         ledger: Ledger,
         decoders: Decoders,
         inference: Inference,
-        messages: Messages,
     ) -> None:
         self.config, self.board, self.ledger = config, board, ledger
         self.inference, self.decoders = inference, decoders
@@ -123,8 +122,18 @@ class Daemon:
             holds=self.holds,
             workers=config.decode.slots,
         )
-        self.plant = Plant(config, outbox=ledger, board=board, messages=messages, published=self.metrics.publish)
         self.station = Station(self)
+        self.plant = Plant(
+            config,
+            outbox=ledger.outbox,
+            board=board,
+            published=self.metrics.publish,
+            health=board.items,
+            backlog=ledger.outbox_figures,
+            birth=self.station.birth,
+            telemetry=self.station.telemetry,
+            e10=self.station.e10,
+        )
         self.door = Door(config.http, self.station, board)
         self.notifier = Notifier()
 
@@ -154,7 +163,7 @@ class Daemon:
         for recipe in config.recipe:
             with suppress(ModelMismatch):  # health says so; the ring is made with the first image once the model is there
                 decoders.reserve(inference.plans(recipe.name))
-        return cls(config, board, ledger, decoders, inference, messages)
+        return cls(config, board, ledger, decoders, inference)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Sinks first: plant, inference and the door run before the first landing is sent; they end after the last is recorded."""

@@ -19,7 +19,7 @@ from edged.errors import ModelMismatch
 from edged.inference import ModelState
 from edged.intake import CameraSnapshot
 from edged.ledger import sqlite_version
-from edged.nouns import HealthItem
+from edged.nouns import HealthItem, HealthStatus
 from edged.vitals.metrics import Gauges
 from edged.web.views import CameraFacts, GpuView, ResultRow, StationFacts, StatusView
 
@@ -122,6 +122,23 @@ class Station:
             models=tuple((model.name, model.version) for model in models if model.state is ModelState.READY),
             gpus=daemon.gpu.snapshot().gpus,
         )
+
+    # --- what the plant is told ----------------------------------------------------------------------------------------------
+    def e10(self) -> str | None:
+        """SEMI E10 of this vision node, not of the tool: fault UDT, working PRD, else standby."""
+        daemon = self._daemon
+        if daemon.board.overall().status is HealthStatus.DOWN:
+            return "UDT"
+        return "PRD" if daemon.pipeline.in_flight else "SBY"
+
+    def birth(self) -> dict[str, Any]:
+        models = [{"name": m.name, "version": m.version, "sha256": m.model_sha256} for m in self._daemon.inference.packages()]
+        return {"models": models, "capabilities": ["result", "event", "state", "birth", "health", "telemetry"], "versions": self.version()}
+
+    def telemetry(self) -> dict[str, Any]:
+        """Small numbers for those without Prometheus."""
+        status = self.status()
+        return {"queues": status["queues"], "outbox": status["outbox"], "verdicts": status["verdicts"], "latency": status["latency"]}
 
     # --- the ledger ----------------------------------------------------------------------------------------------------------
     async def results(

@@ -55,7 +55,7 @@ def main() -> int:
 def play(station: Station, args: argparse.Namespace, console: Console, started_s: float) -> dict[str, Any]:
     """Everything between the first drop and the last message."""
     schema = json.loads(_edged("schema", "--json"))
-    mes = Mes(station.broker_port, "demo/fab/litho/INSP01/edged/v1", schema, lambda line: console.print(line, markup=False))
+    mes = Mes(station.broker_port, "demo/fab/litho/INSP01/edged/v1", schema, lambda line: console.print(line, markup=False, soft_wrap=True))
     tool = Tool(station.dies, station.maps, ROOT / "tests" / "data")
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} drops"), TimeRemainingColumn())
     began = time.monotonic()
@@ -122,7 +122,8 @@ def account(expected: list[Expected], mes: Mes, puback: dict[str, float], took_s
 def _puback_times(ledger: Path) -> dict[str, float]:
     """When the broker acknowledged each result, from the ledger: id -> wall clock (s)."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
-        return dict(db.execute("SELECT id, delivered_at FROM outbox WHERE kind = 'result' AND delivered_at IS NOT NULL"))
+        # Told by the ledger's own tables: state 4 is delivered.
+        return dict(db.execute("SELECT m.id, o.at FROM outbox o JOIN message m ON m.message = o.message WHERE m.kind = 'result' AND o.state = 4"))
 
 
 def show(report: dict[str, Any], console: Console) -> None:
