@@ -37,6 +37,24 @@ _DISK = {
 }
 
 
+def check(path: Path) -> None:
+    """LedgerCorrupt with the file and its log left as they are: a connection that may write would already mix them."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        connection = open_reader(path)
+        try:
+            if path.stat().st_size <= QUICK_CHECK_BYTES:
+                (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                if said != "ok":
+                    raise LedgerCorrupt(str(path), str(said))
+            connection.execute("SELECT name FROM sqlite_master").fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, path) or error from None
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one write connection. LedgerCorrupt, or Unavailable."""
     try:
@@ -49,10 +67,6 @@ def open_writer(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         for pragma in WRITER_PRAGMAS:
             connection.execute(pragma)
-        if path.stat().st_size <= QUICK_CHECK_BYTES:
-            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if said != "ok":
-                raise LedgerCorrupt(str(path), str(said))
         migrate(connection, str(path))
     except sqlite3.Error as error:
         connection.close()

@@ -103,8 +103,9 @@ class Ledger:
         self._space.look()
 
     async def _close(self) -> None:
-        await self._writer.close(self._age.save)
+        # The writer goes last: only it may write the log back into the file.
         await self._readers.close()
+        await self._writer.close(self._age.save)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps the figures fresh until `stop`."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from edged.errors import EdgedError, LedgerCorrupt, Unavailable
-from edged.ledger.connection import open_writer, translated
+from edged.ledger.connection import check, open_writer, translated
 from edged.nouns import Board, HealthStatus
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class Writer:
 
     def start(self, first: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Opens the file, so that its errors are the caller's, lets `first` look at it, and starts the thread."""
+        check(self._path)
         self._connection = open_writer(self._path)
         first(self._connection)
         self._board.report("ledger", HealthStatus.OK)

@@ -151,7 +151,7 @@ async def test_all_pages_of_a_file_are_recorded_together_and_duplicates_are_name
 
 
 async def test_a_file_too_large_to_be_hashed_is_nobodys_duplicate(tmp_path: Path) -> None:
-    def unhashed(path: bytes):  # noqa: ANN202
+    def unhashed(path: bytes):
         one = page(path, verdict=VerdictKind.ERROR, reason="too-large")
         return replace(one, image=replace(one.image, sha256=""))
 
