@@ -16,7 +16,6 @@ import mmap
 import os
 import socket
 import sys
-import time
 from typing import Any
 
 from edged.vision import sandbox
@@ -33,6 +32,7 @@ def main(arguments: list[str]) -> int:
 
     phase = Phase(mmap.mmap(phase_fd, mmap.PAGESIZE))
     worker = Worker(settings, phase)
+    worker.warm()
     sandbox.restrict(settings["memory_bytes"])
     with socket.socket(fileno=sock_fd) as sock:
         sock.send(json.dumps({"hello": os.getpid()}).encode())
@@ -55,11 +55,9 @@ def serve(sock: socket.socket, worker: Any, phase: Phase) -> None:
         elif kind == FORGET:
             worker.forget()
         else:
-            began = time.monotonic()
-            answer = worker.answer(message)
-            answer["timing"]["total"] = (time.monotonic() - began) * 1000
+            answers = [worker.answer(job) for job in message["jobs"]]
             phase.set(IDLE)
-            sock.send(json.dumps(answer, separators=(",", ":")).encode())
+            sock.send(json.dumps({"answers": answers}, separators=(",", ":")).encode())
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from typing import Any, Self
 from edged.config import Decode, QualityLimits
 from edged.errors import Unavailable
 from edged.nouns import Board, ImageFacts, InputPlan, Landing, PagePart, Tensor
+from edged.vision.members import Request
 from edged.vision.outcomes import ChangedUnderway, Rejected
-from edged.vision.pool import Pool, Request
+from edged.vision.pool import Pool
 from edged.vision.quality import Measured, judge
 from edged.vision.ring import Granted, Ring, RingFacts, Slots, Want, remove_stale
 from edged.vision.steps import check, to_wire
@@ -51,6 +52,7 @@ class _PlanSet:
     rings: tuple[Ring, ...]
     first: list[Want]
     numbered: Mapping[int, Ring]
+    tiled: bool
 
 
 class Decoders:
@@ -177,7 +179,7 @@ class Decoders:
         tiled = [plan.preprocess.fit == "tile" for plan in plans]
         first = [(i, ring, _FIRST_TILES if tiled[i] else 1) for i, ring in enumerate(rings)]
         numbered = {self._ring_numbers[id(ring)]: ring for ring in rings}
-        made = _PlanSet(len(self._plan_sets), plans, [to_wire(plan) for plan in plans], tuple(rings), first, numbered)
+        made = _PlanSet(len(self._plan_sets), plans, [to_wire(plan) for plan in plans], tuple(rings), first, numbered, any(tiled))
         self._plan_sets[plans] = made
         return made
 
@@ -185,7 +187,8 @@ class Decoders:
         now = self._monotonic()
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         wire, rings = (known.wire, known.numbered) if known is not None else ([], {})
-        request = Request(job, landing.camera, wire, granted, rings, future, now)
+        whole = known is not None and not known.tiled and job.page == 0
+        request = Request(job, landing.camera, wire, granted, rings, future, now, whole)
         answer = await self._pool.ask(request)
         answer["timing"]["wait"] = (request.begun - now) * 1000
         return answer
@@ -214,7 +217,7 @@ class Decoders:
             self._give_back([grant for position, grant in enumerate(granted) if position not in used])
         _raise_for(answer, landing, recipe)
         image = image_from_wire(answer["image"])
-        timing = {stage: ms for stage, ms in answer["timing"].items() if stage != "total"}
+        timing = answer["timing"]
         if answer["outcome"] == "rejected":
             reason, detail = answer["reason"], answer["detail"]
             if answer["whole"]:

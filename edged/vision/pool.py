@@ -1,7 +1,7 @@
 """The decoder processes: who is free, who works on what, who is late, who has died.
 
 Invariants
-- A process has at most one request at a time; requests are begun first come, first served.
+- A process has one message of requests at a time: one, or in a backlog of small files a few. First come, first served.
 - A request's slots are never free while a living process may still write them: they are given back with its answer or its end.
 - `processes` of them are always there for work. One that waits long for a file system counts as lent, and another takes its place, up to
   SPARE times as many; so a hung share costs its own camera only.
@@ -13,54 +13,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from edged.backoff import Backoff
 from edged.config import Decode
-from edged.nouns import Board, HealthStatus
+from edged.nouns import Board
+from edged.vision.condition import Condition
+from edged.vision.members import Member, Request
 from edged.vision.process import DecoderProcess
-from edged.vision.ring import Granted, Ring
-from edged.vision.wire import AT_THE_FOLDER, AT_WORK, FORGET, PLANS, RING, Job
+from edged.vision.ring import Granted
+from edged.vision.wire import FORGET, sound
 
 TICK_S = 0.2
 STUCK_S = 1.0
 KEPT_S = 1.0
 START_S = 60.0
 BURIAL_S = 2.0
-TROUBLE_S = 60.0
 SPARE = 4
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One job on its way: `plans` as the process needs them, `slots` it may fill. `answer` becomes the process's answer."""
-
-    job: Job
-    camera: str
-    plans: list[dict[str, Any]]
-    slots: Granted
-    rings: Mapping[int, Ring]
-    answer: asyncio.Future[dict[str, Any]]
-    asked: float
-    begun: float = 0.0
-    abandoned: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Member:
-    process: DecoderProcess
-    since: float
-    ready: bool = False
-    request: Request | None = None
-    kept_for: int | None = None
-    stuck: bool = False
-    killed: str | None = None
-    closed: bool = False
-    buried: bool = False
-    rings: set[int] = field(default_factory=set)
-    plans: set[int] = field(default_factory=set)
+BATCH, BATCH_BYTES = 8, 1 << 20
+UNNEEDED = "not needed any more"
 
 
 class Pool:
@@ -69,15 +40,11 @@ class Pool:
     def __init__(
         self, config: Decode, board: Board, give_back: Callable[[Granted], None], monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._config, self._board, self._give_back, self._monotonic = config, board, give_back, monotonic
+        self._config, self._give_back, self._monotonic = config, give_back, monotonic
         self._settings = config.model_dump(exclude={"processes", "slots"})
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._queue: deque[Request] = deque()
-        self._backoff = Backoff(first_s=0.5, cap_s=30.0)
-        self._failed_starts = 0
-        self._start_after = 0.0
-        self._trouble_until: float | None = None
-        self.deaths = 0
+        self._condition = Condition(board)
         self._clock: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -86,8 +53,12 @@ class Pool:
         return len(self._queue)
 
     @property
+    def deaths(self) -> int:
+        return self._condition.deaths
+
+    @property
     def busy(self) -> int:
-        return sum(member.request is not None for member in self._members)
+        return sum(bool(member.batch) for member in self._members)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -111,12 +82,12 @@ class Pool:
             request.answer.cancel()
         self._queue.clear()
         for member in self._members:
-            if member.request is not None or not member.ready:
+            if member.batch or not member.ready:
                 member.process.kill()
             else:
                 member.process.end()
         until = self._monotonic() + BURIAL_S
-        while any(not member.buried for member in self._members) and self._monotonic() < until:
+        while self._members and self._monotonic() < until:
             await asyncio.sleep(0.005)
             if self._monotonic() > until - BURIAL_S / 2:
                 for member in self._members:
@@ -152,47 +123,49 @@ class Pool:
         try:
             process = DecoderProcess(self._settings)
         except OSError as error:
-            self._start_failed(str(error))
+            self._condition.start_failed(str(error), self._monotonic())
             return
-        member = _Member(process, self._monotonic())
+        member = Member(process, self._monotonic())
         self._members.append(member)
         loop.add_reader(process.sock, self._answered, member)
         loop.add_reader(process.exited, self._exited, member)
 
     def _dispatch(self) -> None:
-        idle = [m for m in self._members if m.ready and m.request is None and m.killed is None and not m.closed]
+        idle = [member for member in self._members if member.idle]
         if not idle or not self._queue:
             return
-        stalled = {member.request.camera for member in self._members if member.stuck and member.request is not None}
+        stalled = {request.camera for member in self._members if member.stuck for request in member.batch}
         for request in tuple(self._queue):
             free = [member for member in idle if member.kept_for is None]
             member = next((member for member in idle if member.kept_for == request.job.number), None)
             # A camera whose folder hangs gets only what the others leave.
             if member is None and len(free) > (request.camera in stalled):
                 member = free[0]
-            if member is None:
+            if member is None or request not in self._queue:
                 continue
-            self._queue.remove(request)
             idle.remove(member)
-            self._begin(member, request)
+            self._queue.remove(request)
+            member.begin([request, *self._companions(request, stalled)], self._monotonic())
             if not idle:
                 return
 
-    def _begin(self, member: _Member, request: Request) -> None:
-        process, job = member.process, request.job
-        for number, ring in request.rings.items():
-            if number not in member.rings:
-                member.rings.add(number)
-                with ring.writable() as file:
-                    process.send({"kind": RING, "ring": number, "nbytes": ring.nbytes}, file.fileno())
-        if job.plans is not None and job.plans not in member.plans:
-            member.plans.add(job.plans)
-            process.send({"kind": PLANS, "plans": job.plans, "each": request.plans})
-        member.request, member.kept_for = request, None
-        member.since = request.begun = self._monotonic()
-        process.send(job.to_wire())
+    def _companions(self, first: Request, stalled: set[str]) -> list[Request]:
+        """In a backlog small files travel together: a message each way costs more than all else the daemon does for an image."""
+        room = min(BATCH, -(-len(self._queue) // self._config.processes))
+        if not first.whole or room < 1 or first.camera in stalled:
+            return []
+        chosen: list[Request] = []
+        nbytes = first.job.size
+        for request in self._queue:
+            nbytes += request.job.size
+            if len(chosen) >= room - 1 or nbytes > BATCH_BYTES or not request.whole or request.camera in stalled:
+                break
+            chosen.append(request)
+        for _ in chosen:
+            self._queue.popleft()
+        return chosen
 
-    def _answered(self, member: _Member) -> None:
+    def _answered(self, member: Member) -> None:
         try:
             message = member.process.receive()
         except EOFError:  # it is ending; how, its exit status will tell
@@ -205,20 +178,24 @@ class Pool:
             return
         if "hello" in message and not member.ready:
             member.ready = True
-            self._failed_starts = 0
-            if self._trouble_until is None:
-                self._board.report("decoders", HealthStatus.OK, processes=len(self._members), deaths=self.deaths)
-        elif member.request is not None and message.get("number") == member.request.job.number:
-            request, member.request, member.stuck = member.request, None, False
-            if not request.abandoned and (message.get("more") or any(message.get("need") or ())):
-                member.kept_for = request.job.number
-                member.since = self._monotonic()
-            self._settle(request, message)
-            self._retire(member)
+            self._condition.started(len(self._members))
+        elif member.batch and sound(message, [request.job for request in member.batch]):
+            self._take_in(member, message["answers"])
         else:
             member.killed = "it answered nonsense"
             member.process.kill()
         self._dispatch()
+
+    def _take_in(self, member: Member, answers: list[dict[str, Any]]) -> None:
+        batch, member.batch, member.stuck = member.batch, [], False
+        last, answer = batch[-1], answers[-1]
+        if not last.abandoned and (answer.get("more") or any(answer.get("need") or ())):
+            member.kept_for, member.since = last.job.number, self._monotonic()
+        for request, told in zip(batch, answers, strict=True):
+            self._settle(request, told)
+        if sum(other.counts for other in self._members) > self._config.processes and member.kept_for is None:
+            member.killed = UNNEEDED
+            member.process.end()
 
     def _settle(self, request: Request, message: dict[str, Any]) -> None:
         if request.abandoned or request.answer.done():
@@ -226,99 +203,85 @@ class Pool:
         else:
             request.answer.set_result(message)
 
-    def _retire(self, member: _Member) -> None:
-        working = sum(other.killed is None and not other.stuck for other in self._members)
-        if working > self._config.processes and member.kept_for is None:
-            member.killed = "not needed any more"
-            member.process.end()
+    def _again(self, requests: list[Request]) -> None:
+        """Back to the head of the queue: nothing that happened was theirs."""
+        for request in reversed(requests):
+            if request.abandoned:
+                self._give_back(request.slots)
+            else:
+                self._queue.appendleft(request)
 
-    def _exited(self, member: _Member) -> None:
-        # Its last answer may still lie in the socket.
-        if member.request is not None:
+    def _exited(self, member: Member) -> None:
+        if member.batch:  # its last answer may still lie in the socket
             self._answered(member)
         loop = asyncio.get_running_loop()
         loop.remove_reader(member.process.sock)
         loop.remove_reader(member.process.exited)
         self._members.remove(member)
         cause = member.process.cause()
-        unwanted = member.killed != "not needed any more" and not self._closing
-        if unwanted and not member.ready:
-            self._start_failed(cause)
-        if (request := member.request) is not None:
-            if unwanted and not member.buried and (member.killed or member.process.phase in AT_WORK):
-                self._trouble(request)
-            self._settle_death(member, request, member.killed or cause)
+        if not member.ready and not self._closing:
+            self._condition.start_failed(cause, self._monotonic())
+        self._mourn(member, member.killed or cause)
         member.process.close()
         if not self._closing:
             self._refill()
             self._dispatch()
-        member.buried = True
 
-    def _settle_death(self, member: _Member, request: Request, cause: str) -> None:
-        if member.buried:  # answered when it would not die; only the slots are left
-            self._give_back(request.slots)
+    def _mourn(self, member: Member, cause: str) -> None:
+        """Answers for the dead: the request it worked on died with it, the others of its batch never began or ended well unheard."""
+        if member.buried:  # they were answered when it would not die; only the slots are left
+            for request in member.batch:
+                self._give_back(request.slots)
             return
-        if member.killed is None and member.process.phase not in AT_WORK and not request.abandoned:
-            self._queue.appendleft(request)  # it had died before it began
-            return
-        at_the_folder = member.killed is not None and member.process.phase in AT_THE_FOLDER
-        outcome = "unavailable" if at_the_folder else "died"
-        self._settle(request, {"number": request.job.number, "outcome": outcome, "detail": cause, "timing": {}})
-
-    def _trouble(self, request: Request) -> None:
-        self.deaths += 1
-        self._trouble_until = self._monotonic() + TROUBLE_S
-        name = request.job.path.encode("utf-8", "backslashreplace").decode()
-        self._board.report(
-            "decoders",
-            HealthStatus.DEGRADED,
-            f"a decoder process was lost on {name!r} of camera {request.camera}",
-            "It was replaced. If this goes on, look at the images in quarantine.",
-            deaths=self.deaths,
-        )
-
-    def _start_failed(self, cause: str) -> None:
-        self._failed_starts += 1
-        self._start_after = self._monotonic() + self._backoff.delay_s(self._failed_starts, 0.5)
-        self._board.report("decoders", HealthStatus.DOWN, f"a decoder process does not start: {cause}", "Run `edged doctor`.")
+        current = member.current
+        if current is None and member.killed is not None:  # it talked nonsense: nobody knows about what
+            guilty, others = member.batch, []
+        else:
+            guilty, others = [current] if current else [], [request for request in member.batch if request is not current]
+        outcome = "unavailable" if member.killed and member.at_the_folder else "died"
+        self._again(others)
+        for request in guilty:
+            if not self._closing:
+                self._condition.lost(request, self._monotonic())
+            self._settle(request, request.settled(outcome, cause))
 
     def _refill(self) -> None:
-        if self._monotonic() < self._start_after:
+        if not self._condition.may_start(self._monotonic()):
             return
-        working = sum(member.killed is None and not member.stuck for member in self._members)
+        working = sum(member.counts for member in self._members)
         for _ in range(min(self._config.processes - working, SPARE * self._config.processes - len(self._members))):
             self._add()
 
     def _tick(self, now: float) -> None:
         for member in tuple(self._members):
-            late = now - member.since
+            late = member.late(now)
             if member.killed is not None:
                 self._bury(member, late)
             elif member.closed and late > BURIAL_S:
-                member.killed = "it closed its end"
-                member.process.kill()
+                self._kill(member, "it closed its end", now)
             elif not member.ready and late > START_S:
-                member.killed = "it did not start in time"
-                member.process.kill()
+                self._kill(member, "it did not start in time", now)
             elif member.kept_for is not None and late > KEPT_S:
                 self.let_go(member.kept_for)
-            elif member.request is not None and late > self._config.timeout_s:
-                doing = "reading it" if member.process.phase in AT_THE_FOLDER else "decoding it"
-                member.killed = f"{doing} took longer than decode.timeout_s = {self._config.timeout_s:g} s"
-                member.since = now
-                member.process.kill()
-            elif member.request is not None and late > STUCK_S and member.process.phase in AT_THE_FOLDER:
+            elif member.batch and late > self._config.timeout_s:
+                doing = "reading it" if member.at_the_folder else "decoding it"
+                self._kill(member, f"{doing} took longer than decode.timeout_s = {self._config.timeout_s:g} s", now)
+            elif member.batch and late > STUCK_S and member.at_the_folder:
                 member.stuck = True
-        if self._trouble_until is not None and now > self._trouble_until:
-            self._trouble_until = None
-            self._board.report("decoders", HealthStatus.OK, processes=len(self._members), deaths=self.deaths)
+        self._condition.look(len(self._members), now)
         self._refill()
         self._dispatch()
 
-    def _bury(self, member: _Member, late: float) -> None:
+    def _kill(self, member: Member, cause: str, now: float) -> None:
+        member.killed, member.since = cause, now
+        member.process.kill()
+
+    def _bury(self, member: Member, late: float) -> None:
         """A killed process that does not end hangs in its file system's code: whoever asked learns it now, the slots wait for its end."""
-        if late > BURIAL_S and not member.buried and (request := member.request) is not None:
-            cause = member.killed or ""
-            if not request.abandoned and not request.answer.done():
-                request.answer.set_result({"number": request.job.number, "outcome": "hung", "detail": cause, "timing": {}})
-            member.buried = True
+        if late <= BURIAL_S or member.buried or not member.batch:
+            return
+        current = member.current or member.batch[0]
+        self._again([request for request in member.batch if request is not current])
+        member.batch, member.buried = [current], True
+        if not current.abandoned and not current.answer.done():
+            current.answer.set_result(current.settled("hung", member.killed or ""))

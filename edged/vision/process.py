@@ -55,6 +55,11 @@ class DecoderProcess:
         """What it is doing; its last deed once it has ended."""
         return self._phase.get()
 
+    @property
+    def job_number(self) -> int:
+        """The job it is, or was at its end, working on."""
+        return self._phase.number()
+
     def send(self, message: Mapping[str, Any], fd: int | None = None) -> bool:
         """False when it cannot be told any more; its end will be seen at `exited`."""
         data = json.dumps(message, separators=(",", ":")).encode()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SAMPLE_PX = 65_536
 BANDS = 4
-SATURATED, DARK = 254, 1
-_LEVELS = np.arange(256, dtype=np.float64)
+SATURATED, DARK = np.array([254.0]), np.array([1.0])
+_WHITE, _BLACK = np.array([255.0]), np.array([0.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,12 @@ def measure(page: NDArray[Any], window: tuple[int, int] | None = None) -> Measur
     """Of a page as decoded, (H, W) or (H, W, 3) BGR; a 16-bit page is looked at through `window`, or its high byte without one."""
     step = max(1, page.shape[0] * page.shape[1] // SAMPLE_PX)
     rows = _gray_8bit(page[::step], window)
-    histogram = cv2.calcHist([rows], [0], None, [256], [0, 256]).ravel()
     pixels = float(rows.size)
     return Measured(
         sharpness=_sharpness(page, window),
-        mean=float(histogram @ _LEVELS) / pixels,
-        saturated_frac=float(histogram[SATURATED:].sum()) / pixels,
-        dark_frac=float(histogram[: DARK + 1].sum()) / pixels,
+        mean=cv2.mean(rows)[0],
+        saturated_frac=cv2.countNonZero(cv2.inRange(rows, SATURATED, _WHITE)) / pixels,
+        dark_frac=cv2.countNonZero(cv2.inRange(rows, _BLACK, DARK)) / pixels,
     )
 
 

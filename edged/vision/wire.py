@@ -6,8 +6,8 @@ JSON, not pickle: a decoder that a hostile image took over must not be able to r
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ AT_WORK = AT_THE_FOLDER | {DECODING, PREPARING}
 
 
 class Phase:
-    """One byte of shared memory: what the process is doing."""
+    """A little shared memory: what the process is doing (byte 0), for which job (bytes 8 to 16)."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -33,6 +33,12 @@ class Phase:
 
     def get(self) -> bytes:
         return bytes(self._memory[0:1])
+
+    def begin(self, number: int) -> None:
+        self._memory[8:16] = number.to_bytes(8, "little")
+
+    def number(self) -> int:
+        return int.from_bytes(self._memory[8:16], "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +62,23 @@ class Job:
     reference: str | None = None
     sha256: str | None = None
 
-    def to_wire(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Job:
-        return cls(**data)
-
-
-def image_to_wire(image: ImageFacts) -> dict[str, Any]:
-    return asdict(image) | {"acquired": image.acquired.isoformat() if image.acquired else None}
+    def to_wire(self) -> list[Any]:
+        """In the order of the fields."""
+        return [
+            self.number, self.folder, self.path, self.size, self.mtime_ns, self.inode, self.plans, self.page, self.done, self.slots,
+            self.reference, self.sha256,
+        ]  # fmt: skip
 
 
-def image_from_wire(data: Mapping[str, Any]) -> ImageFacts:
-    stamp = data["acquired"]
-    return ImageFacts(**{**data, "acquired": datetime.fromisoformat(stamp) if stamp else None})
+def image_to_wire(i: ImageFacts) -> list[Any]:
+    taken = i.acquired.isoformat() if i.acquired else None
+    return [i.sha256, i.bytes, i.media_type, i.page, i.pages, i.width, i.height, i.bits, i.channels, taken, i.acquired_from]
+
+
+def image_from_wire(data: list[Any]) -> ImageFacts:
+    sha256, nbytes, media_type, page, pages, width, height, bits, channels, taken, source = data
+    acquired = datetime.fromisoformat(taken) if taken else None
+    return ImageFacts(sha256, nbytes, media_type, page, pages, width, height, bits, channels, acquired, source)
 
 
 def geometry_to_wire(g: Geometry) -> list[Any]:
@@ -80,3 +88,40 @@ def geometry_to_wire(g: Geometry) -> list[Any]:
 def geometry_from_wire(data: list[Any]) -> Geometry:
     scale_x, scale_y, offset_x, offset_y, (x, y, w, h), tile, tiles = data
     return Geometry(float(scale_x), float(scale_y), float(offset_x), float(offset_y), (x, y, w, h), int(tile), int(tiles))
+
+
+def sound(message: Mapping[str, Any], jobs: Sequence[Job]) -> bool:
+    """Whether a decoder's message answers exactly these jobs in a form the daemon can take in without looking twice."""
+    answers = message.get("answers")
+    if not isinstance(answers, list) or len(answers) != len(jobs):
+        return False
+    try:
+        return all(_sound(answer, job) for answer, job in zip(answers, jobs, strict=True))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+        return False
+
+
+def _sound(answer: Mapping[str, Any], job: Job) -> bool:
+    outcome = answer["outcome"]
+    if answer["number"] != job.number or not isinstance(answer["timing"], dict):
+        return False
+    if outcome == "page":
+        image = image_from_wire(answer["image"])
+        positions = [position for position, _ in answer["tensors"]]
+        for _, geometry in answer["tensors"]:
+            geometry_from_wire(geometry)
+        wanted = set(range(len(job.slots)))
+        return (
+            len(image.sha256) == 64
+            and len(answer["quality"]) == 4
+            and len(set(positions)) == len(positions)
+            and wanted.issuperset(positions)
+            and all(count >= 0 for count in answer["need"])
+            and isinstance(answer["more"], bool)
+            and isinstance(answer["hash"], str)
+            and all(isinstance(step, str) for step in answer["steps"])
+        )
+    if outcome == "rejected":
+        image_from_wire(answer["image"])
+        return isinstance(answer["reason"], str) and isinstance(answer["detail"], str) and isinstance(answer["whole"], bool)
+    return outcome in ("vanished", "changed", "unavailable", "flat-field") and isinstance(answer["detail"], str)

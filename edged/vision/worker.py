@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
+import numpy as np
 
 from edged.errors import FrameRejected
 from edged.nouns import ImageFacts, InputPlan
@@ -41,9 +42,19 @@ class Worker:
         self._phase = phase
         self._rings: dict[int, tuple[int, int]] = {}
         self._plans: dict[int, list[InputPlan]] = {}
+        self._hashes: dict[tuple[int | None, tuple[str | None, ...]], tuple[str, tuple[str, ...]]] = {}
         self._side = Sidefiles(self._limits)
         self._warnings = Warnings(2)
         self._file: _File | None = None
+
+    def warm(self) -> None:
+        """Lets the codecs and filters set themselves up now, not under the first image."""
+        page = np.full((640, 640), 77, np.uint8)
+        for suffix in (".jpg", ".png"):
+            data = cv2.imencode(suffix, page)[1].tobytes()
+            decode(data, headers.inspect(data, self._limits))
+        cv2.resize(page, (40, 40), interpolation=cv2.INTER_AREA)
+        measure(page)
 
     def ring(self, number: int, fd: int, slot_nbytes: int) -> None:
         self._rings[number] = fd, slot_nbytes
@@ -54,9 +65,10 @@ class Worker:
     def forget(self) -> None:
         self._file = None
 
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, message: list[Any]) -> dict[str, Any]:
         """One job's answer; `number` says whose."""
-        job = Job.from_wire(message)
+        job = Job(*message)
+        self._phase.begin(job.number)
         timing: dict[str, float] = {}
         answer: dict[str, Any] = {"number": job.number, "timing": timing}
         try:
@@ -130,8 +142,7 @@ class Worker:
         measured = measure(pixels, window(plans[0].preprocess) if plans else None)
         flats = [self._side.flat(plan) for plan in plans]
         prepared = [Prepared(pixels, plan, flat.image if flat else None) for plan, flat in zip(plans, flats, strict=True)]
-        hashes = [preprocess_hash(plan, flat.sha256 if flat else None) for plan, flat in zip(plans, flats, strict=True)]
-        digest, steps = combined_hash(hashes, [plan.model for plan in plans])
+        digest, steps = self._hash(job.plans, plans, tuple(flat.sha256 if flat else None for flat in flats))
         self._phase.set(REFERENCE)
         references = [
             self._side.reference(job.reference, plan, flat, made) if plan.reference and job.reference else None
@@ -144,6 +155,13 @@ class Worker:
         timing["preprocess"] = (time.monotonic() - decoded) * 1000
         file.page = _Page(job.page, prepared, references, quality, digest, steps)
         return file.page
+
+    def _hash(self, number: int | None, plans: list[InputPlan], flats: tuple[str | None, ...]) -> tuple[str, tuple[str, ...]]:
+        key = number, flats
+        if (known := self._hashes.get(key)) is None:
+            each = [preprocess_hash(plan, flat) for plan, flat in zip(plans, flats, strict=True)]
+            known = self._hashes[key] = combined_hash(each, [plan.model for plan in plans])
+        return known
 
     def _written(self, job: Job, page: _Page, plans: list[InputPlan], timing: dict[str, float]) -> tuple[list[list[Any]], list[int]]:
         """Fills the job's slots in order; ([[index into job.slots, geometry]], how many tensors each plan still lacks)."""
