@@ -53,7 +53,7 @@ class Connection:
 
     `receive_maximum`: how many unanswered messages the broker allows. `maximum_packet_bytes`: None without a limit. `answered`: a PUBACK
     came on this connection. `outstanding`: messages sent and not answered, `outstanding_at_loss` the same at its end.
-    `session_present`: the broker kept our subscriptions.
+    `session_present`: the broker kept our subscriptions. `reserved`: a message that may be poison is alone on its way: nobody else sends.
     """
 
     def __init__(self, client: paho.Client, dialler: Dialler, inbound: Inbound) -> None:
@@ -67,6 +67,7 @@ class Connection:
         self.maximum_packet_bytes: int | None = None
         self.session_present = False
         self.answered = False
+        self.reserved = False
         self.outstanding_at_loss = 0
         self.since = time.monotonic()
         self._socket: socket.socket | None = None

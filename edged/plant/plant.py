@@ -89,9 +89,9 @@ class Plant:
         while not stop.is_set():
             connection = await self._open(stop)
             if connection is not None:
-                delivered = self.publisher.delivered
+                delivered = self.publisher.topics.delivered
                 await self._live(connection, stop)
-                if self.publisher.delivered > delivered or time.monotonic() - connection.since >= STEADY_S:
+                if self.publisher.topics.delivered > delivered or time.monotonic() - connection.since >= STEADY_S:
                     attempt = 0
             attempt += 1
             await _pause(stop, self._backoff.delay_s(attempt, self._sample()))
@@ -104,7 +104,7 @@ class Plant:
             cause=self._cause,
             hint=self._hint,
             in_flight=publisher.in_flight,
-            delivered=publisher.delivered,
+            delivered=publisher.topics.delivered,
             refused=publisher.topics.refused,
             held=tuple(sorted(publisher.topics.held)),
         )

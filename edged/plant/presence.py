@@ -67,15 +67,20 @@ class Presence:
         self._boot_id = boot_id()
         self._config_sha256 = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
         self.refused: dict[str, int] = {}
+        self._told: tuple[Any, ...] | None = None
+        self._told_born: dict[str, Any] | None = None
+        self._health_at = self._telemetry_at = 0.0
 
     def will(self) -> Will:
         return Will(f"{self._base}/state", self._state(online=False, since=None, reason="connection-lost"), self._config.mqtt.will_delay_s)
 
     async def hello(self, connection: Connection) -> None:
-        """`state` and `birth`, before anything else; ConnectionLost."""
+        """`state`, `birth` and all the rest once, before any row; ConnectionLost."""
         self.refused.clear()
+        self._told = self._told_born = None
+        self._health_at = self._telemetry_at = 0.0
         await self._publish(connection, "state", self._state(online=True, since=self._now(), reason="connected"), retain=True)
-        await self._publish(connection, "birth", self.birth(), retain=True)
+        await self._turn(connection)
 
     async def goodbye(self, connection: Connection) -> None:
         """`online: false` before we disconnect; ConnectionLost."""
@@ -83,23 +88,24 @@ class Presence:
 
     async def run(self, connection: Connection) -> None:
         """Until it is cancelled: health on each change and every 30 s, telemetry every 20 s, birth when it changed; ConnectionLost."""
-        told: Any = None
-        born = self._born()
-        health_at = telemetry_at = 0.0
         while True:
-            items = tuple(self._health())
-            now = time.monotonic()
-            key = tuple((item.name, item.status, item.cause) for item in items)
-            if key != told or now >= health_at:
-                told, health_at = key, now + HEALTH_S
-                await self._publish(connection, "health", self.health(items), retain=True, expiry_s=HEALTH_EXPIRY_S)
-            if now >= telemetry_at:
-                telemetry_at = now + TELEMETRY_S
-                await self._publish(connection, "telemetry", self.telemetry(), qos=0, expiry_s=TELEMETRY_EXPIRY_S)
-            if (reborn := self._born()) != born:
-                born = reborn
-                await self._publish(connection, "birth", self.birth(), retain=True)
             await asyncio.sleep(TURN_S)
+            if not connection.reserved:
+                await self._turn(connection)
+
+    async def _turn(self, connection: Connection) -> None:
+        items = tuple(self._health())
+        now = time.monotonic()
+        key = tuple((item.name, item.status, item.cause) for item in items)
+        if key != self._told or now >= self._health_at:
+            self._told, self._health_at = key, now + HEALTH_S
+            await self._publish(connection, "health", self.health(items), retain=True, expiry_s=HEALTH_EXPIRY_S)
+        if now >= self._telemetry_at:
+            self._telemetry_at = now + TELEMETRY_S
+            await self._publish(connection, "telemetry", self.telemetry(), qos=0, expiry_s=TELEMETRY_EXPIRY_S)
+        if (born := self._born()) != self._told_born:
+            self._told_born = born
+            await self._publish(connection, "birth", self.birth(), retain=True)
 
     def health(self, items: Sequence[HealthItem]) -> bytes:
         worst = max((item.status for item in items), key=_WORST.index, default=HealthStatus.UNKNOWN)

@@ -36,7 +36,6 @@ class Publisher:
         self.probe_s, self.monotonic = probe_s, monotonic
         self.topics = Topics({})
         self.suspects: set[int] = set()
-        self.delivered = 0
         self.in_flight = 0
         self._began = False
 

@@ -39,7 +39,6 @@ class Lasting(Shape):
     outbox: Outbox
     topics: Topics
     suspects: set[int]
-    delivered: int
     in_flight: int
     probe_s: float
     published: Callable[[str], None]
@@ -134,9 +133,7 @@ class Session:
     def _room(self) -> bool:
         if self._connection.lost.done() or self._all.monotonic() < self._pause_until:
             return False
-        if len(self._flying) == 1 and self._all.suspects and not self._all.suspects.isdisjoint(self._flying):
-            return False
-        return self._connection.outstanding < self._window
+        return not self._connection.reserved and self._connection.outstanding < self._window
 
     def _send(self, row: OutboxRow, *, probe: bool = False) -> None:
         told = {**row.properties, "replayed": "true" if row.replayed else "false", "attempt": str(row.attempt + 1)}
@@ -151,11 +148,13 @@ class Session:
             self._heard = self._all.monotonic()
         self._flying[row.row] = row
         self._all.in_flight = len(self._flying)
+        self._connection.reserved = row.row in self._all.suspects
         try:
             self._connection.send(row.topic, row.body, properties, partial(self._answered, row))
         except ValueError as error:  # paho will not even try: a topic or body that MQTT does not know
             del self._flying[row.row]
             self._all.in_flight = len(self._flying)
+            self._connection.reserved = False
             self._settler.park(row, "row-parked", f"cannot be sent: {error}")
 
     def _answered(self, row: OutboxRow, code: int | None) -> None:
@@ -169,8 +168,8 @@ class Session:
             return
         self._all.published(f"0x{code:02X}")
         self._all.suspects.discard(row.row)
+        self._connection.reserved = False
         if code == 0:
-            self._all.delivered += 1
             self._pause_s = QUOTA_PAUSE_S
         self._settler.answered(row, code)
 

@@ -34,9 +34,10 @@ REASONS = {
 
 @dataclass(slots=True)
 class Topics:
-    """What outlives a connection: held topic -> when it is probed next (monotonic), and what was refused."""
+    """What outlives a connection: held topic -> when it is probed next (monotonic); how much the broker took and refused."""
 
     held: dict[str, float]
+    delivered: int = 0
     refused: int = 0
     last_refusal: str = ""
 
@@ -155,6 +156,7 @@ class Settler:
             await self._outbox.delivered([row.row for row in done])
         if waiting := [row for row in rows if row.kind in mes]:
             await self._outbox.accepted([row.row for row in waiting], self._mqtt.ack_timeout_s)
+        self._topics.delivered += len(rows)
         self._close(rows)
 
     async def _hold(self, topic: str, rows: Sequence[OutboxRow]) -> None:
