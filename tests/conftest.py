@@ -1,3 +1,3 @@
-"""What every test may use: the rigs of the real Triton and the real Mosquitto."""
+"""What every test may use: the rigs of the real Triton, the real Mosquitto, and edged itself."""
 
-pytest_plugins = ["rigs.triton", "rigs.mosquitto"]
+pytest_plugins = ["rigs.triton", "rigs.mosquitto", "rigs.daemon"]

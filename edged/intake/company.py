@@ -1,7 +1,7 @@
 """What an image may wait for once it is settled: its sidecar, and its golden reference. Then: who it is.
 
-Tools write an image and its reference together, in either order: a reference that is not there yet, or not whole, is waited for two polls
-at most; then the image goes without it, and the recipe's `required` decides what that means.
+Tools write an image and its reference together, in either order: a reference that is being written is waited for two polls at most, one
+that does not even exist a second; then the image goes without it, and the recipe's `required` decides what that means.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from edged.intake.reference import reference_beside
 from edged.intake.window import Grade
 from edged.nouns import Frame, Identity
 
-_ASK_AGAIN_S = 0.5
+_ASK_AGAIN_S = 0.25
+_ABSENT_REFERENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,21 @@ class Company:
         left_s = 0.0 if hurried else self._camera.effective_sidecar_wait_s - still_s
         if left_s > 0 and sidecar_worth_waiting(self._camera.identity, path, sidecars):
             return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its sidecar")
-        left_s = 0.0 if hurried else 2 * self._camera.poll_s - still_s
-        if left_s > 0 and not await self._reference_there(path, self._recipes.get(recipe)):
-            return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its golden reference")
+        if not hurried and still_s < 2 * self._camera.poll_s:
+            left_s = await self._reference_patience_s(path, self._recipes.get(recipe)) - still_s
+            if left_s > 0:
+                return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its golden reference")
         return Arrived(identity, recipe, sidecar)
 
-    async def _reference_there(self, path: bytes, recipe: Recipe | None) -> bool:
+    async def _reference_patience_s(self, path: bytes, recipe: Recipe | None) -> float:
+        """How long after it settled an image may wait for its reference as that one is now; 0: it need not."""
+        polls_s = 2 * self._camera.poll_s
         beside = reference_beside(path, recipe) if recipe else None
         if beside is None or beside == path:
-            return True
+            return 0.0
         sight = (await self._folder.look([(beside, None)]))[0]
         if sight.error or not sight.regular:
-            return False
+            return min(polls_s, _ABSENT_REFERENCE_S)
         sight = (await self._folder.look([(beside, sight.stamp)]))[0]
-        return sight.structure is not None and sight.structure.grade is not Grade.INCOMPLETE
+        whole = sight.structure is not None and sight.structure.grade is not Grade.INCOMPLETE
+        return 0.0 if whole else polls_s

@@ -46,15 +46,16 @@ class Daemon:
         """As root, without root's power to ignore permissions, so that a locked folder is locked for it."""
         drop = "-dac_override,-dac_read_search"
         root = os.getuid() == 0
-        self.start(prefix=["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"] if root else [])
+        self.start(ready=False, prefix=["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"] if root else [])
 
-    def start(self, wait: bool = True, prefix: Sequence[str] = ()) -> None:
+    def start(self, wait: bool = True, ready: bool = True, prefix: Sequence[str] = ()) -> None:
+        """Returns when the door is open and, unless `ready` is False, everything that a verdict needs is well."""
         with self.log.open("ab") as log:
             command = [*prefix, str(EDGED), "run", "--config", str(self.config)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment())
         if wait:
-            wait_until(lambda: not self.running or self.get("/readyz", 503) is not None, 60, "the door opens")
-            wait_until(lambda: not self.running or self.get("/readyz") is not None, 60, "the daemon is ready")
+            wait_until(lambda: not self.running or self.get("/readyz", 503) is not None, 30, "the door opens")
+            wait_until(lambda: not (ready and self.running) or self.get("/readyz") is not None, 45, "the daemon is ready")
             assert self.running, self.said()
 
     @property
