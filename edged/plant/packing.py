@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 from paho.mqtt.properties import Properties
 
@@ -43,13 +44,19 @@ def _string(text: str) -> bytes:
     return struct.pack("!H", len(data)) + data
 
 
+@lru_cache(maxsize=4096)
+def _user(key: str, value: str) -> bytes:
+    """Most pairs come again and again: type, schema, lot, wafer, verdict."""
+    return b"\x26" + _string(key) + _string(value)
+
+
 def publish_properties(content_type: str, user: Mapping[str, str], expiry_s: int | None = None) -> Packed:
     """UTF-8 payload, content type, user properties, and after how many seconds the broker drops an undelivered message."""
-    parts = [b"\x01\x01", b"\x03", _string(content_type)]
+    parts = [b"\x01\x01\x03", _string(content_type)]
     if expiry_s is not None:
         parts.append(b"\x02" + struct.pack("!I", expiry_s))
     for key, value in user.items():
-        parts += (b"\x26", _string(key), _string(value))
+        parts.append(_user(key, value))
     packed = b"".join(parts)
     return Packed(varint(len(packed)) + packed)
 

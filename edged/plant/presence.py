@@ -28,6 +28,7 @@ TURN_S = 1.0
 HEALTH_S = 30.0
 HEALTH_EXPIRY_S = 120
 TELEMETRY_S = 20.0
+SLOW_S = 5.0
 TELEMETRY_EXPIRY_S = 60
 _WORST = (HealthStatus.OK, HealthStatus.UNKNOWN, HealthStatus.DEGRADED, HealthStatus.DOWN)
 
@@ -69,7 +70,9 @@ class Presence:
         self.refused: dict[str, int] = {}
         self._told: tuple[Any, ...] | None = None
         self._told_born: dict[str, Any] | None = None
-        self._health_at = self._telemetry_at = 0.0
+        self._told_e10: str | None = None
+        self._since = now()
+        self._health_at = self._telemetry_at = self._slow_at = 0.0
 
     def will(self) -> Will:
         return Will(f"{self._base}/state", self._state(online=False, since=None, reason="connection-lost"), self._config.mqtt.will_delay_s)
@@ -78,8 +81,9 @@ class Presence:
         """`state`, `birth` and all the rest once, before any row; ConnectionLost."""
         self.refused.clear()
         self._told = self._told_born = None
-        self._health_at = self._telemetry_at = 0.0
-        await self._publish(connection, "state", self._state(online=True, since=self._now(), reason="connected"), retain=True)
+        self._health_at = self._telemetry_at = self._slow_at = 0.0
+        self._since = self._now()
+        await self._say_state(connection)
         await self._turn(connection)
 
     async def goodbye(self, connection: Connection) -> None:
@@ -87,7 +91,7 @@ class Presence:
         await self._publish(connection, "state", self._state(online=False, since=self._now(), reason="stopped"), retain=True)
 
     async def run(self, connection: Connection) -> None:
-        """Until it is cancelled: health on each change and every 30 s, telemetry every 20 s, birth when it changed; ConnectionLost."""
+        """Until it is cancelled: health on each change and every 30 s, telemetry every 20 s, birth and state on change; ConnectionLost."""
         while True:
             await asyncio.sleep(TURN_S)
             if not connection.reserved:
@@ -103,9 +107,21 @@ class Presence:
         if now >= self._telemetry_at:
             self._telemetry_at = now + TELEMETRY_S
             await self._publish(connection, "telemetry", self.telemetry(), qos=0, expiry_s=TELEMETRY_EXPIRY_S)
+        if now >= self._slow_at:
+            self._slow_at = now + SLOW_S
+            await self._slow_turn(connection)
+
+    async def _slow_turn(self, connection: Connection) -> None:
+        """What changes seldom, or too often to be told each time."""
         if (born := self._born()) != self._told_born:
             self._told_born = born
             await self._publish(connection, "birth", self.birth(), retain=True)
+        if self._e10() != self._told_e10:
+            await self._say_state(connection)
+
+    async def _say_state(self, connection: Connection) -> None:
+        self._told_e10 = self._e10()
+        await self._publish(connection, "state", self._state(online=True, since=self._since, reason="connected"), retain=True)
 
     def health(self, items: Sequence[HealthItem]) -> bytes:
         worst = max((item.status for item in items), key=_WORST.index, default=HealthStatus.UNKNOWN)

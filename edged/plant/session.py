@@ -139,8 +139,7 @@ class Session:
         told = {**row.properties, "replayed": "true" if row.replayed else "false", "attempt": str(row.attempt + 1)}
         properties = publish_properties(CLOUD_EVENT, told) if self._mqtt.protocol is Protocol.V5 else None
         limit = self._connection.maximum_packet_bytes
-        size = packet_size(row.topic, row.body, properties)
-        if limit is not None and size > limit:
+        if limit is not None and (size := packet_size(row.topic, row.body, properties)) > limit:
             self._settler.park(row, "row-parked", f"the message has {size} bytes, the broker takes {limit}")
             return
         self._settler.sent(row, probe=probe)
