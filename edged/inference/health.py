@@ -78,7 +78,9 @@ def recipe_item(problem: ModelMismatch | None, rows: Sequence[Sequence[ModelSnap
         for model in row:
             if not _ready(model):
                 cause = f"model {model.name}:{model.version} is {model.state}" + (f": {model.cause}" if model.cause else "")
-                return HealthItem("", HealthStatus.DOWN, cause, model.hint)
+                # On its way and nothing said against it: no alarm, as at every start. A Triton that is away is an item of its own.
+                coming = model.state in (ModelState.WAITING, ModelState.LOADING) and not model.cause
+                return HealthItem("", HealthStatus.UNKNOWN if coming else HealthStatus.DOWN, cause, model.hint)
     return HealthItem("", HealthStatus.DOWN, "its models are not loaded yet")
 
 
