@@ -6,6 +6,7 @@ vanished | changed | unavailable | flat-field.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ class Worker:
         page = np.full((640, 640), 77, np.uint8)
         for suffix in (".jpg", ".png"):
             data = cv2.imencode(suffix, page)[1].tobytes()
-            decode(data, headers.inspect(data, self._limits))
+            with contextlib.suppress(FrameRejected):  # limits may be tighter than this page
+                decode(data, headers.inspect(data, self._limits))
         cv2.resize(page, (40, 40), interpolation=cv2.INTER_AREA)
         measure(page)
 
