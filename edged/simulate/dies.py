@@ -52,10 +52,10 @@ def make_die(rng: np.random.Generator, size: int = 640, defects: int | None = No
     A crowded layout may hold fewer defects than asked for; `boxes` tells.
     """
     layout = draw_layout(rng, size)
-    look = _look(rng, size)
+    look = _look(rng, size, tells=layout.tells)
     if defects is None:
         defects = int(rng.choice(8, p=(0.2, 0.2, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)))
-    defective = add_defects(rng, layout, defects, (look.substrate, look.conductor))
+    defective = add_defects(rng, layout.mask, defects, (look.substrate, look.conductor))
     fresh = replace(
         look,
         blur=look.blur * float(rng.uniform(0.9, 1.1)),
@@ -66,15 +66,17 @@ def make_die(rng: np.random.Generator, size: int = 640, defects: int | None = No
         turn=float(rng.normal(0, 0.08)),
     )
     image = _render(rng, defective.mask, look, defective.films)
-    return Die(image, _render(rng, layout, fresh, ()), defective.boxes)
+    return Die(image, _render(rng, layout.mask, fresh, ()), defective.boxes)
 
 
-def _look(rng: np.random.Generator, size: int) -> _Look:
+def _look(rng: np.random.Generator, size: int, *, tells: bool) -> _Look:
+    """Where the layout does not tell which part is conductor, that is the brighter one; else either may be."""
+    dark_conductor = tells and rng.random() < 0.4
     if rng.random() < 0.1:  # a station that hands on binarised images
-        low, high = (0.0, 255.0) if rng.random() < 0.7 else (255.0, 0.0)
+        low, high = (255.0, 0.0) if dark_conductor else (0.0, 255.0)
         return _Look(low, high, rim=0, blur=0.5, light=0, noise=float(rng.uniform(0, 4)), grain=0, below=None)
     while True:
-        substrate, conductor = rng.uniform(15, 240, 2)
+        substrate, conductor = sorted(rng.uniform(15, 240, 2), reverse=bool(dark_conductor))
         if abs(substrate - conductor) >= 40:
             break
     return _Look(
@@ -90,7 +92,7 @@ def _look(rng: np.random.Generator, size: int) -> _Look:
 
 
 def _below(rng: np.random.Generator, size: int) -> Floats:
-    deeper = cv2.resize(draw_layout(rng, size), (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    deeper = cv2.resize(draw_layout(rng, size).mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
     return cv2.GaussianBlur(deeper / np.float32(127.5) - 1, (0, 0), 2.0).astype(np.float32)
 
 

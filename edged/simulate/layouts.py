@@ -6,6 +6,7 @@ Every function takes the random generator first and a side length in sub-pixels;
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,15 +18,21 @@ SUPERSAMPLING = 2
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
-def draw_layout(rng: np.random.Generator, size: int) -> Mask:
-    """A random layout, uint8 [SUPERSAMPLING * size, SUPERSAMPLING * size]; `size` is the image's side in pixels."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """mask as above; `tells`: the pattern shows which part is conductor (of lines and spaces alone nobody could say)."""
+
+    mask: Mask
+    tells: bool
+
+
+def draw_layout(rng: np.random.Generator, size: int) -> Layout:
+    """A random layout; its mask is uint8 [SUPERSAMPLING * size, SUPERSAMPLING * size], `size` the image's side in pixels."""
     side = SUPERSAMPLING * size
-    names = ("lines", "contacts", "pads", "traces", "memory", "mixed")
-    kind = str(rng.choice(names, p=(0.2, 0.15, 0.12, 0.23, 0.15, 0.15)))
-    mask = _mixed(rng, side) if kind == "mixed" else LAYOUTS[kind](rng, side)
-    if rng.random() < 0.5:
-        mask = np.asarray(mask.T)
-    return np.ascontiguousarray(mask[:: int(rng.choice((-1, 1))), :: int(rng.choice((-1, 1)))])
+    kind = str(rng.choice((*LAYOUTS, "mixed"), p=(0.2, 0.15, 0.12, 0.23, 0.15, 0.15)))
+    layout = _mixed(rng, side) if kind == "mixed" else Layout(LAYOUTS[kind](rng, side), kind != "lines")
+    mask = np.asarray(layout.mask.T) if rng.random() < 0.5 else layout.mask
+    return Layout(np.ascontiguousarray(mask[:: int(rng.choice((-1, 1))), :: int(rng.choice((-1, 1)))]), layout.tells)
 
 
 def _lines(rng: np.random.Generator, side: int) -> Mask:
@@ -139,16 +146,17 @@ def _memory(rng: np.random.Generator, side: int) -> Mask:
     return mask
 
 
-def _mixed(rng: np.random.Generator, side: int) -> Mask:
+def _mixed(rng: np.random.Generator, side: int) -> Layout:
     """Two to four regions, each with a layout of its own, a gap between them."""
-    mask = np.zeros((side, side), np.uint8)
+    mask, tells = np.zeros((side, side), np.uint8), True
     x, y, gap = *(int(side * rng.uniform(0.25, 0.75)) for _ in range(2)), int(rng.integers(8, 40))
     rows = ((0, y), (y + gap, side)) if rng.random() < 0.7 else ((0, side),)
     for top, bottom in rows:
         for left, right in ((0, x), (x + gap, side)):
-            part = LAYOUTS[str(rng.choice(tuple(LAYOUTS)))](rng, side)
-            mask[top:bottom, left:right] = part[top:bottom, left:right]
-    return mask
+            kind = str(rng.choice(tuple(LAYOUTS)))
+            mask[top:bottom, left:right] = LAYOUTS[kind](rng, side)[top:bottom, left:right]
+            tells = tells and kind != "lines"
+    return Layout(mask, tells)
 
 
 LAYOUTS: dict[str, Callable[[np.random.Generator, int], Mask]] = {

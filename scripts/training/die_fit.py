@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from die_net import STRIDE, DieNet, normalised
+from die_net import STRIDE, DieNet, normalised, start_from
 from die_samples import Sample, Source
 from progress import Progress
 
 SEED = 20260
-STEPS = 9000
+STEPS = 10000
 RATE = 2.5e-3
 KEEP = 0.998
 WARM_UP = 200
@@ -37,13 +38,16 @@ class Batch:
     weight: torch.Tensor
 
 
-def fit(source: Source, steps: int, minutes: float | None) -> tuple[DieNet, int]:
-    """The trained network (running mean of its weights, evaluation mode) and the number of steps made.
+def fit(source: Source, steps: int, minutes: float | None, start: Path | None = None) -> tuple[DieNet, int]:
+    """The trained network (running mean of its weights, evaluation mode) and the number of steps made; begins with the weights in `start`.
 
     `minutes` bounds the loop by the wall clock: the learning rate then falls with the time spent, however many steps that is.
     """
     torch.manual_seed(SEED)
-    net = DieNet(len(source.classes)).to(memory_format=torch.channels_last).train()
+    net = DieNet(len(source.classes))
+    if start is not None:
+        start_from(net, source.classes, start)
+    net = net.to(memory_format=torch.channels_last).train()
     mean = copy.deepcopy(net).eval()
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim == 1]

@@ -5,6 +5,10 @@ DieNet works on crops and whole images alike; ServedDetector adds what the packa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -80,6 +84,30 @@ def normalised(pair: torch.Tensor) -> torch.Tensor:
     image, reference = ((pair.float() - 128) / 64).split(1, dim=1)
     given = (pair[:, 1:].amax(dim=(2, 3), keepdim=True) > 0).float()
     return torch.cat([image, reference * given, (image - reference).abs() * given], 1)
+
+
+def save_weights(net: DieNet, classes: Sequence[str], file: Path) -> None:
+    """Half-precision weights, for starting another training from: a trained network's first layers know how to compare."""
+    arrays = {name: value.numpy() for name, value in net.state_dict().items()}
+    half = {name: a.astype(np.float16) if a.dtype == np.float32 else a for name, a in arrays.items()}
+    np.savez_compressed(file, classes=np.array(classes), **half)  # type: ignore[arg-type]
+
+
+def start_from(net: DieNet, classes: Sequence[str], file: Path) -> None:
+    """Takes over the weights of `save_weights`; the outputs of classes that the other network did not know stay as they are."""
+    own = net.state_dict()
+    with np.load(file) as stored:
+        known = [str(name) for name in stored["classes"]]
+        rows = [(classes.index(name), known.index(name)) for name in classes if name in known]
+        rows += [(len(classes) + n, len(known) + n) for n in range(4)]
+        for name, value in own.items():
+            other = torch.from_numpy(stored[name]).to(value.dtype)
+            if name.startswith("head.1."):
+                for to, come in rows:
+                    value[to] = other[come]
+            else:
+                value.copy_(other)
+    net.load_state_dict(own)
 
 
 class ServedDetector(nn.Module):

@@ -16,13 +16,14 @@ import cv2
 import numpy as np
 from preparation import read_image
 
-from edged.simulate.dies import CLASSES, make_die
+from edged.simulate.dies import CLASSES, Die, make_die
 
 SIDE_PX = 640
 REFERENCE_DROPOUT = 0.35
 HELD_OUT_SEED, TUNING_SEED = 990_000, 980_000  # training draws from (seed, number) and meets neither
 HELD_OUT_IMAGES = 200
 TUNING_IMAGES = 120
+FRESH, LEAST_SHOWN, MOST_SHOWN = 0.35, 48, 300
 VISIBLE = 0.5  # a box cut by the crop's border counts as long as this share of it is left
 
 
@@ -46,38 +47,48 @@ class Source(Protocol):
 
 
 class GeneratedDies:
-    """Made-up dies, a new one for each number."""
+    """Made-up dies. Drawing one costs as much as learning from it, so each is shown about three times, turned, with or without its
+    reference. The same numbers in the same order give the same crops.
+    """
 
     classes = CLASSES
-    shapes = ((8, 288), (8, 288), (8, 288), (4, 448))  # large ones for what is long
+    shapes = ((6, 256), (6, 256), (6, 256), (2, 448))  # large ones for what is long
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
+        self._shown: dict[int, list[Die]] = {}
 
     def crop(self, number: int, size: int) -> Sample:
         rng = np.random.default_rng((self._seed, number))
-        return _generated(rng, size, int(rng.integers(0, 8)), dropout=REFERENCE_DROPOUT)
+        shown = self._shown.setdefault(size, [])
+        if len(shown) < LEAST_SHOWN or rng.random() < FRESH:
+            shown.append(make_die(rng, size, int(rng.integers(0, 8))))
+            del shown[:-MOST_SHOWN]
+            die = shown[-1]
+        else:
+            die = shown[int(rng.integers(len(shown)))]
+        return _turned(_sample(rng, die, dropout=REFERENCE_DROPOUT, jpeg=rng.random() < 0.3), int(rng.integers(8)))
 
 
 def held_out_dies(count: int = HELD_OUT_IMAGES) -> list[Sample]:
     """Whole images with seeds of their own and references, stored and read back as JPEG like a camera's."""
-    return [
-        _generated(np.random.default_rng(HELD_OUT_SEED + n), SIDE_PX, None, dropout=0.0, name=f"generated_{n:03d}.jpg")
-        for n in range(count)
-    ]
+    return [_generated(np.random.default_rng(HELD_OUT_SEED + n), dropout=0.0, name=f"generated_{n:03d}.jpg") for n in range(count)]
 
 
 def tuning_dies(count: int = TUNING_IMAGES) -> list[Sample]:
     """Whole images for choosing the threshold, as many without reference as in training."""
     rows = (np.random.default_rng(TUNING_SEED + n) for n in range(count))
-    return [_generated(rng, SIDE_PX, None, dropout=REFERENCE_DROPOUT, name=f"tuning_{n:03d}.jpg") for n, rng in enumerate(rows)]
+    return [_generated(rng, dropout=REFERENCE_DROPOUT, name=f"tuning_{n:03d}.jpg") for n, rng in enumerate(rows)]
 
 
-def _generated(rng: np.random.Generator, size: int, defects: int | None, *, dropout: float, name: str = "") -> Sample:
-    die = make_die(rng, size, defects)
+def _generated(rng: np.random.Generator, *, dropout: float, name: str) -> Sample:
+    return _sample(rng, make_die(rng, SIDE_PX), dropout=dropout, jpeg=True, name=name)
+
+
+def _sample(rng: np.random.Generator, die: Die, *, dropout: float, jpeg: bool, name: str = "") -> Sample:
     alone = rng.random() < dropout
     images = [die.image, np.zeros_like(die.image) if alone else die.reference]
-    if name or rng.random() < 0.3:
+    if jpeg:
         quality = int(rng.integers(75, 98))
         images = [_through_jpeg(image, quality) if image.any() else image for image in images]
     boxes = np.array([(b.x, b.y, b.x + b.w, b.y + b.h) for b in die.boxes], dtype=np.float32).reshape(-1, 4)
@@ -93,7 +104,7 @@ def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 class BoardPairs:
     """Crops of real pairs, turned, mirrored, with patches and further defects of other pairs and some defects taken out again."""
 
-    shapes = ((8, 256),)
+    shapes = ((6, 256),)
 
     def __init__(self, pairs: Sequence[Sample], classes: Sequence[str], seed: int) -> None:
         self.classes = classes

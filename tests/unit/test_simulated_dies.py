@@ -64,7 +64,7 @@ def test_the_layout_changes_inside_the_boxes_and_nowhere_else() -> None:
     changed_somewhere = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        layout = draw_layout(rng, SIZE)
+        layout = draw_layout(rng, SIZE).mask
         defective = add_defects(rng, layout, 4, (60.0, 180.0))
         changed = defective.mask != layout
         changed_somewhere += bool(changed.any())
@@ -79,7 +79,7 @@ def test_bridges_add_conductor_and_opens_take_it_away() -> None:
     seen = Counter[str]()
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        layout = draw_layout(rng, SIZE)
+        layout = draw_layout(rng, SIZE).mask
         defective = add_defects(rng, layout, 6, (60.0, 180.0))
         for box in defective.boxes:
             if box.kind in {"bridge", "open", "missing_pattern"}:
@@ -99,7 +99,7 @@ def test_what_lies_on_top_differs_from_substrate_and_conductor() -> None:
     films: list[Film] = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        films.extend(add_defects(rng, draw_layout(rng, SIZE), 6, (60.0, 180.0)).films)
+        films.extend(add_defects(rng, draw_layout(rng, SIZE).mask, 6, (60.0, 180.0)).films)
     assert films
     assert all(min(abs(film.tone - 60), abs(film.tone - 180)) >= 45 for film in films)
 
@@ -116,6 +116,19 @@ def test_a_defect_is_seen_against_the_reference(dies: list[Die]) -> None:
             visible += bool(inside.max() > 2 * np.median(difference) + 8)
             total += 1
     assert visible > 0.93 * total
+
+
+def test_lines_and_spaces_show_the_conductor_brighter_since_nothing_else_would_tell() -> None:
+    # make_die draws the layout first, so that the same seed gives it again
+    seen = 0
+    for seed in range(60):
+        layout = draw_layout(np.random.default_rng(seed), SIZE)
+        if not layout.tells:
+            cover = cv2.resize(layout.mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            image = make_die(np.random.default_rng(seed), SIZE, 0).image
+            assert image[cover == 255].mean() > image[cover == 0].mean(), f"seed {seed}"
+            seen += 1
+    assert seen >= 8
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
