@@ -100,6 +100,7 @@ class Ledger:
         self._recorder.age = self._age.now
         self._retention = Retention(self._config, self._age, lambda: self._figures.results, monotonic=self._monotonic)
         (self.epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        self._recorder.epoch = self.epoch
         self._space.look()
 
     async def _close(self) -> None:

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from edged.ledger.identity import content_hash, identity, landing_hash, name_hash, place_hash
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
-from edged.nouns import Composer, Envelope, Numbering, PageResult, Recorded, Recording, VerdictKind
+from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
 
 _GRAVITY: Final = (VerdictKind.ERROR, VerdictKind.FAIL, VerdictKind.REVIEW, VerdictKind.PASS)
 
@@ -27,7 +27,7 @@ _LANDING, _SAME_AS, _PATH, _SIZE, _MTIME, _SHA, _ID, _PAGES, _VERDICT, _REASON, 
 
 
 class Recorder:
-    """Runs in the writer's thread. `age` is the ledger's own clock (`retention.py`), set once the file is open."""
+    """Runs in the writer's thread. `age` (the ledger's own clock, `retention.py`) and `epoch` are set once the file is open."""
 
     def __init__(
         self,
@@ -38,45 +38,52 @@ class Recorder:
         wall: Callable[[], float] = time.time,
         sinks: Sequence[str] = (MQTT,),
     ) -> None:
+        self.epoch = ""
         self._source, self._composer, self.age, self._wall, self._sinks = source, composer, age, wall, tuple(sinks)
 
     def record(self, connection: sqlite3.Connection, pages: Sequence[PageResult]) -> Recorded:
         first = pages[0]
         # A file too large to be hashed in time has no sha256: then only its place, size and mtime tell it.
         landing, sha256 = first.landing, bytes.fromhex(first.image.sha256) or None
-        key = landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns)
         if first.judgement:
-            return self._judged_again(connection, pages, key, sha256)
-        for row in connection.execute(f"{_FOUND} WHERE key = ? AND camera = ? AND path = ?", (key, landing.camera, landing.path)):
-            if row[_SHA] == sha256:
-                self._back(connection, row)
-                return self._known(connection, row, Recording.KNOWN)
+            return self._judged_again(connection, pages, sha256)
         place = place_hash(landing.camera, landing.path)
         before = connection.execute(f"{_FOUND} WHERE place = ? ORDER BY landing DESC LIMIT 1", (place,)).fetchone()
+        if before is not None and (known := self._same_identity(connection, landing, sha256)) is not None:
+            self._back(connection, known)
+            return self._known(connection, known, Recording.KNOWN)
         if sha256 and before is not None and before[_GONE] is None and (before[_SIZE], before[_SHA]) == (landing.size, sha256):
             self._alias(connection, first, sha256, before, "touched")
             return self._known(connection, before, Recording.SAME)
-        if sha256 and (moved := self._renamed(connection, first, sha256)) is not None:
+        # Content that was never seen is nobody's copy and nobody's new name: the common case asks once.
+        seen = bool(sha256 and connection.execute("SELECT 1 FROM landing WHERE content = ? LIMIT 1", (content_hash(sha256),)).fetchone())
+        if sha256 and seen and (moved := self._renamed(connection, first, sha256)) is not None:
             connection.execute("UPDATE landing SET gone_by = 'renamed' WHERE landing = ?", (moved[_LANDING],))
             self._alias(connection, first, sha256, moved, "renamed")
             return self._known(connection, moved, Recording.RENAMED)
-        return self._new(connection, pages, sha256, before)
+        twins = [self._twin(connection, sha256, page) if sha256 and seen else None for page in pages]
+        return self._new(connection, pages, sha256, before, twins)
 
     def announce(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> int:
         """An event's message; returns its sequence."""
-        epoch, sequence = _numbered(connection, "event")
-        numbering = Numbering(str(uuid4()), epoch, "event", sequence)
+        numbering = Numbering(str(uuid4()), self.epoch, "event", _numbered(connection, "event"))
         self._post(connection, numbering, self._composer.event(kind, data, numbering))
-        return sequence
+        return numbering.sequence
 
-    def _new(self, connection: sqlite3.Connection, pages: Sequence[PageResult], sha256: bytes | None, before: Row | None) -> Recorded:
+    def _new(
+        self,
+        connection: sqlite3.Connection,
+        pages: Sequence[PageResult],
+        sha256: bytes | None,
+        before: Row | None,
+        twins: Sequence[str | None],
+    ) -> Recorded:
+        """`before`: what was recorded at this place last; `twins`: the first recorded id of each page's content."""
         supersedes = None
         if before is not None and before[_VERDICT] == VerdictKind.ERROR and before[_REASON] == "truncated" and before[_ID]:
             supersedes = str(UUID(bytes=before[_ID]))
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
         ids = [self._id(page) for page in pages]
-        # Looked up before our own row is there: the first with this content is an earlier one.
-        twins = [self._twin(connection, sha256, page) if sha256 else None for page in pages]
         row = _insert_landing(
             connection,
             pages[0],
@@ -91,28 +98,28 @@ class Recorder:
             self.age(),
         )
         for page, id_, twin in zip(pages, ids, twins, strict=True):
-            epoch, sequence = _numbered(connection, "result")
-            numbering = Numbering(str(id_), epoch, "result", sequence, twin, page.supersedes or supersedes)
+            numbering = Numbering(str(id_), self.epoch, "result", _numbered(connection, "result"), twin, page.supersedes or supersedes)
             self._write(connection, page, row, numbering, id_)
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), tuple(page.verdict.kind for page in pages))
 
-    def _judged_again(self, connection: sqlite3.Connection, pages: Sequence[PageResult], key: int, sha256: bytes | None) -> Recorded:
+    def _judged_again(self, connection: sqlite3.Connection, pages: Sequence[PageResult], sha256: bytes | None) -> Recorded:
         """A re-judgement hangs on the landing that is there; the same one recorded twice is known."""
         ids = [self._id(page) for page in pages]
         kinds = tuple(page.verdict.kind for page in pages)
         if connection.execute("SELECT 1 FROM result WHERE id = ?", (ids[0].bytes,)).fetchone():
             return Recorded(Recording.KNOWN, tuple(map(str, ids)), kinds)
-        found = connection.execute(f"{_FOUND} WHERE key = ? AND sha256 IS ?", (key, sha256)).fetchone()
+        found = self._same_identity(connection, pages[0].landing, sha256)
         if found is None:
             raise LookupError(f"{pages[0].landing.name} was never judged, so it cannot be judged again")
         row = found[_SAME_AS] or found[_LANDING]
         for page, id_ in zip(pages, ids, strict=True):
-            epoch, sequence = _numbered(connection, "result")
             last = connection.execute(
                 "SELECT id FROM result WHERE landing = ? AND page = ? ORDER BY judgement DESC LIMIT 1", (row, page.image.page)
             ).fetchone()
             supersedes = page.supersedes or (str(UUID(bytes=last[0])) if last else None)
-            self._write(connection, page, row, Numbering(str(id_), epoch, "result", sequence, None, supersedes), id_)
+            self._write(
+                connection, page, row, Numbering(str(id_), self.epoch, "result", _numbered(connection, "result"), None, supersedes), id_
+            )
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
         connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, _text(worst.reason), row))
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), kinds)
@@ -151,6 +158,13 @@ class Recorder:
         return identity(
             self._source, landing.camera, landing.path, landing.size, landing.mtime_ns, image.sha256, image.page, page.judgement
         )
+
+    def _same_identity(self, connection: sqlite3.Connection, landing: Landing, sha256: bytes | None) -> Row | None:
+        key = landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns)
+        found: Row | None = connection.execute(
+            f"{_FOUND} WHERE key = ? AND camera = ? AND path = ? AND sha256 IS ?", (key, landing.camera, landing.path, sha256)
+        ).fetchone()
+        return found
 
     def _twin(self, connection: sqlite3.Connection, sha256: bytes, page: PageResult) -> str | None:
         """The id of the same page of the first landing with this content."""
@@ -230,11 +244,10 @@ def _text(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
-def _numbered(connection: sqlite3.Connection, kind: str) -> tuple[str, int]:
-    """The epoch, and the next number of this kind."""
+def _numbered(connection: sqlite3.Connection, kind: str) -> int:
+    """The next number of this kind."""
     ((sequence,),) = connection.execute("UPDATE sequence SET last = last + 1 WHERE kind = ? RETURNING last", (kind,)).fetchall()
-    ((epoch,),) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
-    return str(epoch), int(sequence)
+    return int(sequence)
 
 
 def _topic(connection: sqlite3.Connection, name: str) -> tuple[int, bool]:

@@ -1,7 +1,7 @@
 """The one thread that writes: group commit, checkpoints, and getting over a disk that fails.
 
 Invariants
-- Only this thread uses the write connection. A job runs in it, in a savepoint of its own; a job that fails takes nobody with it.
+- Only this thread uses the write connection. A job runs in it, twice if another of its group fails; one that fails takes nobody with it.
 - Everything queued while the last commit was synced goes into the next transaction. A job's answer leaves after that commit, never before.
 - After an error of the disk nothing is answered with success: the whole group is refused, the connection is closed, and the next one first
   writes the log back into the file (a failed sync may have marked pages clean that never reached the disk).
@@ -126,10 +126,8 @@ class Writer:
         """One transaction for all of them, then one hop into the loop."""
         try:
             connection = self._connection or self._reopened()
-            connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                self._one(connection, job)
-            connection.execute("COMMIT")
+            if not self._together(connection, jobs):
+                self._one_by_one(connection, jobs)
             self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
             self._changes = connection.total_changes
         except sqlite3.Error as error:
@@ -138,16 +136,38 @@ class Writer:
             self._failed(jobs, error)
         self._loop.call_soon_threadsafe(self._answer, jobs)
 
-    def _one(self, connection: sqlite3.Connection, job: Job[Any]) -> None:
-        connection.execute("SAVEPOINT job")
+    def _together(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
+        """The common case, without savepoints; False: one of them failed, and nothing was done."""
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            job.answer = job.run(connection)
+            for job in jobs:
+                job.answer = job.run(connection)
         except (*_BUGS, EdgedError) as error:
-            if isinstance(error, sqlite3.Error) and (translated(error, self._path) or not connection.in_transaction):
+            if self._of_the_disk(connection, error):
                 raise
-            connection.execute("ROLLBACK TO job")
-            job.error = error
-        connection.execute("RELEASE job")
+            connection.execute("ROLLBACK")
+            return False
+        connection.execute("COMMIT")
+        return True
+
+    def _one_by_one(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> None:
+        """Each in a savepoint of its own, so that the one that fails takes nobody with it."""
+        connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            connection.execute("SAVEPOINT job")
+            try:
+                job.answer = job.run(connection)
+            except (*_BUGS, EdgedError) as error:
+                if self._of_the_disk(connection, error):
+                    raise
+                connection.execute("ROLLBACK TO job")
+                job.error = error
+            connection.execute("RELEASE job")
+        connection.execute("COMMIT")
+
+    def _of_the_disk(self, connection: sqlite3.Connection, error: BaseException) -> bool:
+        """Nobody's fault, and everybody's: SQLite may have given the whole transaction up."""
+        return isinstance(error, sqlite3.Error) and (translated(error, self._path) is not None or not connection.in_transaction)
 
     def _answer(self, jobs: list[Job[Any]]) -> None:
         if any(job.error is None for job in jobs):
