@@ -132,7 +132,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(report["rejected"].items())) or "none"
     rows: list[tuple[str, str]] = [
         ("dropped", str(report["dropped"])),
-        ("judged", f"{report['judged']}  ({', '.join(f'{n} {v}' for v, n in sorted(report['verdicts'].items()))})"),
+        ("judged", f"{report['judged']}  ({', '.join(f'{n} {v}' for v, n in sorted(report['verdicts'].items()) if v != 'ERROR')})"),
         ("published", str(report["published"])),
         ("rejected", rejected),
         ("lost", f"{report['lost']}  {' '.join(report['lost_names'])}"),
