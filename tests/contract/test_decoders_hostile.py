@@ -240,6 +240,26 @@ async def test_an_image_that_ends_two_processes_is_rejected_with_its_hash(slow_i
         assert running.snapshot().rings[0][2] == 4
 
 
+async def test_small_images_that_travel_with_one_that_kills_are_judged_and_not_counted(slow_image: Path, tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{i}.png", wafer(48, 64, i)) for i in range(12)]
+    async with decoders(slots=64) as running:
+        assert await outcome(running, landing(files[0])) == "judged"
+        waiting = [asyncio.create_task(outcome(running, landing(path))) for path in [*files[:5], slow_image, *files[5:]]]
+        os.kill(await until_decoding_of(running, "slow.png"), signal.SIGKILL)
+        assert await asyncio.gather(*waiting) == ["judged"] * 13
+        assert running.snapshot().deaths == 1 and set(running._deaths.values()) <= {1}
+        assert running.snapshot().rings[0][2] == 64
+
+
+async def until_decoding_of(running: Decoders, name: str) -> int:
+    """Waits until the only process has this file inside a codec, with others in its batch; its pid."""
+    (member,) = running._pool._members
+    while (request := member.current) is None or request.job.path != name or member.process.phase != b"D":
+        await asyncio.sleep(0)
+    assert len(member.batch) > 2
+    return member.process.pid
+
+
 async def test_a_process_that_hangs_in_a_codec_is_replaced_and_its_image_rejected_the_second_time(slow_image: Path, tmp_path: Path) -> None:
     file = landing(slow_image)
     good = landing(write(tmp_path / "good.png", wafer(48, 64)))
