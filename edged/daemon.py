@@ -16,6 +16,7 @@ import signal
 import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -55,12 +56,32 @@ async def run(config: Config, file: Path) -> int:
     stop = asyncio.Event()
     _on_signals(stop)
     board = HealthBoard(needs=("ledger", "triton", *(f"folder:{camera.name}" for camera in config.camera)))
+    failed = _on_callback_errors()
     async with AsyncExitStack() as stack:
         daemon = await Daemon.open(config, board, stack)
         log.info("daemon.started", version=__version__, config=str(file), pid=os.getpid())
-        await daemon.serve(stop)
+        await daemon.serve(stop, failed)
     log.info("daemon.stopped")
     return 0
+
+
+async def _wait(failed: asyncio.Future[None]) -> None:
+    await failed
+
+
+def _on_callback_errors() -> asyncio.Future[None]:
+    """A future that fails with what a callback of the loop raised: asyncio alone would only log such a bug."""
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        log.error("daemon.loop", said=context.get("message"), exc_info=error)
+        if error is not None and "handle" in context and not failed.done():
+            failed.set_exception(error)
+
+    loop.set_exception_handler(handle)
+    return failed
 
 
 def _on_signals(stop: asyncio.Event) -> None:
@@ -165,10 +186,14 @@ class Daemon:
                 decoders.reserve(inference.plans(recipe.name))
         return cls(config, board, ledger, decoders, inference)
 
-    async def serve(self, stop: asyncio.Event) -> None:
-        """Sinks first: plant, inference and the door run before the first landing is sent; they end after the last is recorded."""
+    async def serve(self, stop: asyncio.Event, failed: asyncio.Future[None]) -> None:
+        """Sinks first: plant, inference and the door run before the first landing is sent; they end after the last is recorded.
+
+        `failed` ends everything when it raises.
+        """
         end = asyncio.Event()
         async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_wait(failed), name="callbacks")
             sides = [
                 group.create_task(self.ledger.run(end), name="ledger"),
                 group.create_task(self.plant.run(end), name="plant"),
@@ -189,7 +214,7 @@ class Daemon:
             _, late = await asyncio.wait([*journey, *sides], timeout=GRACE_S)
             if late:
                 log.warning("daemon.not_drained", tasks=sorted(task.get_name() for task in late))
-            for task in late:
+            for task in (watch, *late):
                 task.cancel()
 
     def _gauges(self) -> Gauges:
@@ -208,5 +233,3 @@ class Daemon:
 
     def status_line(self) -> str:
         return headline(self.board.overall())
-
-

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
@@ -40,7 +40,6 @@ from edged.nouns import (
 from edged.vision.outcomes import Rejected
 
 log = structlog.get_logger("edged.journey")
-T = TypeVar("T")
 
 
 class Vision(Protocol):
@@ -85,6 +84,7 @@ class _Page:
     timing_ms: dict[str, float] = field(default_factory=dict)
     rejected: tuple[str, str] | None = None
     missing: bool = False  # the golden reference
+    gate: bool = False  # of a chain: the first model called for the others, by its last answer
 
     def spent(self, stage: str, ms: float) -> None:
         self.timing_ms[stage] = self.timing_ms.get(stage, 0.0) + ms
@@ -145,36 +145,47 @@ class Journey:
             return Path(landing.folder, os.fsdecode(beside))
         return await asyncio.to_thread(reference_for, landing, recipe)
 
-    async def _infer_part(
-        self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart
-    ) -> None:
+    async def _infer_part(self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart) -> None:
         """Asks the recipe's models about the part's tensors, in a chain only as far as the first one lets it."""
         for stage, ms in part.timing_ms.items():
             page.spent(stage, ms)
         page.rejected = page.rejected or (landing.rejected and (landing.rejected, landing.rejected_detail)) or part.rejected
-        by_model = [[t for t in part.tensors if t.model == index] for index in range(len(contracts))]
         if page.rejected:
             self._free(part.tensors)
             return
-        first = 1 if recipe.combine is Combine.CHAIN else len(contracts)
+        by_model = {index: tuple(t for t in part.tensors if t.model == index) for index in range(len(contracts))}
+        # Of a page in several parts, a later one may hold no tensor of some model.
+        asked = {index: tensors for index, tensors in by_model.items() if tensors}
+        gated = {i: asked.pop(i) for i in list(asked) if i > 0} if recipe.combine is Combine.CHAIN else {}
         try:
-            answers = await _all(self._inference.infer(recipe.name, i, by_model[i]) for i in range(first))
-            if first < len(contracts) and self._gate(recipe, contracts[0], answers[0]):
-                rest, first = range(first, len(contracts)), len(contracts)
-                answers += await _all(self._inference.infer(recipe.name, i, by_model[i]) for i in rest)
+            answers = await self._ask(recipe, asked)
+            if 0 in answers:
+                page.gate = self._gate(recipe, contracts[0], answers[0])
+            if page.gate:
+                asked, gated = gated, {}
+                answers |= await self._ask(recipe, asked)
         except ModelOutputInvalid as error:
             page.rejected = ("model-output", f"{error}; the model's golden images pass")
             return
         finally:
-            self._free(t for tensors in by_model[first:] for t in tensors)
-        for index, answer in enumerate(answers):
+            self._free(t for tensors in gated.values() for t in tensors)
+        for index, answer in answers.items():
             page.outputs[index].append(answer)
-        page.spent("queue", max(answer.queue_ms for answer in answers))
-        page.spent("infer", max(answer.infer_ms for answer in answers))
+        page.spent("queue", max((answer.queue_ms for answer in answers.values()), default=0.0))
+        page.spent("infer", max((answer.infer_ms for answer in answers.values()), default=0.0))
 
-    def _judge_page(
-        self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart
-    ) -> PageResult:
+    async def _ask(self, recipe: Recipe, tensors: Mapping[int, Sequence[Tensor]]) -> dict[int, ModelOutputs]:
+        """Every model's answer by its index. Every call runs to its end, since each owns slots; then the first failure is raised."""
+        calls = [self._inference.infer(recipe.name, index, each) for index, each in tensors.items()]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        found: dict[int, ModelOutputs] = {}
+        for index, answer in zip(tensors, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            found[index] = answer
+        return found
+
+    def _judge_page(self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart) -> PageResult:
         if page.rejected:
             return self._error(landing, part.image, part.quality, *page.rejected)
         began = self._monotonic()
@@ -225,15 +236,6 @@ class Journey:
     def _free(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             self._vision.release(tensor)
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Every call runs to its end, since each owns slots; then the first failure is raised."""
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return answers  # type: ignore[return-value]
 
 
 def _joined(answers: Sequence[ModelOutputs]) -> ModelOutputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,10 +49,10 @@ def landing(name: str = "a.png", camera: str = "cam1", recipe: str = "r", **chan
 
 
 class FakeVision:
-    """One page of one part for every file, a tensor for each model; `fails[name]` is raised instead."""
+    """A tensor for each model in every page's first part, then `late` parts of the last model's alone; `fails[name]` is raised instead."""
 
-    def __init__(self, models: int = 1, pages: int = 1) -> None:
-        self.models, self.pages = models, pages
+    def __init__(self, models: int = 1, pages: int = 1, late: int = 0) -> None:
+        self.models, self.pages, self.late = models, pages, late
         self.fails: dict[str, Exception] = {}
         self.held: set[int] = set()
         self._slot = 0
@@ -61,14 +62,14 @@ class FakeVision:
     ) -> AsyncGenerator[PagePart, None]:
         if landing.name in self.fails:
             raise self.fails[landing.name]
-        for page in range(self.pages):
+        for page, part in itertools.product(range(self.pages), range(1 + self.late)):
             tensors = []
-            for model in range(self.models):
+            for model in range(self.models) if part == 0 else [self.models - 1]:
                 self._slot += 1
                 self.held.add(self._slot)
                 tensors.append(Tensor(model, np.zeros((1, 4, 4), np.uint8), GEOMETRY, "ring", self._slot, 0, 16))
             image = ImageFacts("ab" * 32, 9, "image/png", page, self.pages, 4, 4, 8, 1)
-            yield PagePart(image, None, tuple(tensors), True, "hash", ("stretch",), {"decode": 1.0})
+            yield PagePart(image, None, tuple(tensors), part == self.late, "hash", ("stretch",), {"decode": 1.0})
 
     def release(self, tensor: Tensor) -> None:
         self.held.remove(tensor.slot)
@@ -148,9 +149,9 @@ class FakeMetrics:
 
 
 class Rig:
-    def __init__(self, models: int = 1, combine: Combine = Combine.ANY, pages: int = 1, gate: bool = True) -> None:
+    def __init__(self, models: int = 1, combine: Combine = Combine.ANY, pages: int = 1, gate: bool = True, late: int = 0) -> None:
         self.events: list[str] = []
-        self.vision = FakeVision(models, pages)
+        self.vision = FakeVision(models, pages, late)
         self.inference = FakeInference(self.vision)
         self.intake, self.ledger, self.metrics = FakeIntake(self.events), FakeLedger(self.events), FakeMetrics()
         self.now = 100.0
@@ -306,6 +307,17 @@ async def test_an_open_gate_asks_the_second_model_too() -> None:
     await rig.run(landing())
     assert rig.inference.asked == [0, 1]
     assert rig.judged == [2]
+    assert not rig.vision.held
+
+
+@pytest.mark.parametrize(
+    ("combine", "gate", "asked"), [(Combine.ANY, True, [0, 1, 1, 1]), (Combine.CHAIN, True, [0, 1, 1, 1]), (Combine.CHAIN, False, [0])]
+)
+async def test_parts_of_a_page_that_hold_tiles_of_one_model_only_ask_that_one(combine: Combine, gate: bool, asked: list[int]) -> None:
+    rig = Rig(models=2, combine=combine, gate=gate, late=2)
+    await rig.run(landing())
+    assert rig.inference.asked == asked
+    assert len(rig.ledger.pages) == 1
     assert not rig.vision.held
 
 
