@@ -18,6 +18,7 @@ from edged.config import Config, from_data
 from edged.config.peers import Mqtt
 from edged.nouns import HealthStatus
 from edged.plant import Plant
+from edged.plant.outbox import Outbox
 from rigs.mosquitto import Broker, Listener
 
 POISON = BASE + "/result/cam1/" + "/".join("x" * 300)
@@ -30,11 +31,10 @@ def configuration(port: int, **mqtt: Any) -> Config:
 
 
 @asynccontextmanager
-async def running(outbox: MemoryOutbox, port: int, board: Board | None = None, **options: Any) -> AsyncIterator[Plant]:
+async def plant_runs(config: Config, outbox: Outbox, board: Any = None, **options: Any) -> AsyncIterator[Plant]:
     """A plant that runs; it is told to stop at the end, and must come to one within 5 s."""
-    mqtt = {key: options.pop(key) for key in list(options) if key in Mqtt.model_fields}
     options.setdefault("backoff", Backoff(first_s=0.1, cap_s=0.3))
-    plant = Plant(configuration(port, **mqtt), outbox=outbox, board=board or Board(), **options)
+    plant = Plant(config, outbox=outbox, board=board or Board(), **options)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(plant.run(stop))
@@ -44,6 +44,14 @@ async def running(outbox: MemoryOutbox, port: int, board: Board | None = None, *
             stop.set()
             async with asyncio.timeout(5):
                 await task
+
+
+@asynccontextmanager
+async def running(outbox: MemoryOutbox, port: int, board: Board | None = None, **options: Any) -> AsyncIterator[Plant]:
+    """The same on an outbox in memory; options of [mqtt] are among the others."""
+    mqtt = {key: options.pop(key) for key in list(options) if key in Mqtt.model_fields}
+    async with plant_runs(configuration(port, **mqtt), outbox, board, **options) as plant:
+        yield plant
 
 
 async def until(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
