@@ -124,7 +124,7 @@ class CameraIntake:
         if self.examiner.first_pass:
             await self._begin()
         await self.tree.poll()
-        self.examiner.tell_vanished(began)
+        self.examiner.misfits.tell_vanished(began)
         self.examiner.retry_unreadable()
         self.examiner.first_pass = False
         if self.away is not None or self.aftermath.undone:
@@ -160,7 +160,7 @@ class CameraIntake:
                 self.tree.list_all()
             self.watches.lost = self.watches.directories_changed = False
         for path, hint in self.watches.take(max(0, MAX_HINTS - len(examiner.fresh))).items():
-            if self.folder.selection.why_not(path) is None or path in examiner.odd:
+            if self.folder.selection.why_not(path) is None or path in examiner.misfits.odd:
                 examiner.fresh[path] = hint
             else:
                 examiner.company_came()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -22,16 +22,16 @@ from edged.intake.company import Company
 from edged.intake.folder import Folder
 from edged.intake.known import LISTED, KnownNames, stamp
 from edged.intake.looking import Sight, Wanted
+from edged.intake.misfits import Misfits
 from edged.intake.outgoing import Outgoing
 from edged.intake.recall import Recall, Seen
 from edged.intake.settle import Look, Patience, Phase, next_look, step, worth_examining
 from edged.intake.watches import Hint
-from edged.nouns import Landing, display_name
+from edged.nouns import Landing
 
 MAX_CANDIDATES = 4096
 BATCH = 256
 BACKLOG_BATCH = 1000
-MAX_REMEMBERED = 1000
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -51,7 +51,7 @@ class Examiner:
         tell: Callable[[str, Mapping[str, Any]], None],
         utcnow: Callable[[], datetime],
     ) -> None:
-        self._folder, self._recall, self._outgoing, self._tell, self._utcnow = folder, recall, outgoing, tell, utcnow
+        self._folder, self._recall, self._outgoing, self._utcnow = folder, recall, outgoing, utcnow
         self._camera = folder.camera
         self._company = Company(folder, recipes)
         self.names: Names | None = None
@@ -60,13 +60,9 @@ class Examiner:
         self.fresh: dict[bytes, Hint] = {}
         self.baselining = False
         self.first_pass = True
-        self.odd: OrderedDict[bytes, str] = OrderedDict()
-        self.unreadable: dict[bytes, str] = {}
+        self.misfits = Misfits(folder.camera.name, tell)
         self.first_seen: dict[bytes, datetime] = {}
-        self._lost_inodes: dict[int, tuple[bytes, float]] = {}
         self.last: tuple[bytes, datetime] | None = None
-
-    # --- what the tree finds
 
     def taken(self, path: bytes) -> bool:
         return path in self.candidates or path in self._outgoing.flights or path in self.fresh
@@ -88,8 +84,6 @@ class Examiner:
 
     def room(self) -> int:
         return MAX_CANDIDATES - len(self.candidates) - self._outgoing.ready
-
-    # --- one turn of the camera's loop
 
     async def turn(self) -> bool:
         """Look at what is due, new or waiting its turn, a batch of each. True when there is more to do at once."""
@@ -117,8 +111,6 @@ class Examiner:
 
     def next_due(self) -> float:
         return min((candidate.due for candidate in self.candidates.values()), default=float("inf"))
-
-    # --- looking
 
     async def look(self, hints: Mapping[bytes, Hint], *, from_backlog: bool = False) -> None:
         """Raises Unavailable when the folder or the ledger is away; nothing is forgotten then."""
@@ -153,7 +145,7 @@ class Examiner:
         asked: list[Seen] = []
         answered: set[bytes] = set()
         for sight in sights:
-            if sight.error or not sight.regular or self.taken_up(sight.path):
+            if sight.error or not sight.regular or self.observed(sight.path):
                 continue
             known, name = self._known(sight.path)
             if known.get(name) == stamp(sight.stamp[0], sight.stamp[1]):
@@ -176,7 +168,7 @@ class Examiner:
                 answered.add(path)
         return answered
 
-    def taken_up(self, path: bytes) -> bool:
+    def observed(self, path: bytes) -> bool:
         return path in self.candidates or path in self._outgoing.flights
 
     async def _observe(self, sight: Sight, hint: Hint, before: float, after: float) -> None:
@@ -185,14 +177,12 @@ class Examiner:
         if candidate is None:
             detected = self.first_seen.pop(sight.path, None) or self._utcnow()
             candidate = self.candidates[sight.path] = Candidate(sight.path, detected, after, after)
-            self._lost_inodes.pop(sight.stamp[2], None)
+            self.misfits.found_again(sight.stamp[2])
         changed = candidate.progress is None or candidate.progress.stamp != sight.stamp
         candidate.hint = hint if changed else max(candidate.hint, hint)
         if changed:
             candidate.settled_at, candidate.note = None, ""
-        self.odd.pop(sight.path, None)
-        if sight.open_error == 0:
-            self.unreadable.pop(sight.path, None)
+        self.misfits.forget(sight.path)
         if sight.links > 1:
             candidate.progress, candidate.due = None, after + self._camera.poll_s
             candidate.note = f"it has {sight.links} hard links and is judged when it has one"
@@ -248,36 +238,19 @@ class Examiner:
             if candidate.settled_at is not None:
                 candidate.due = 0.0
 
-    # --- files that cannot be looked at
-
     async def _gone(self, path: bytes, inodes: set[int]) -> None:
         candidate = self.candidates.pop(path, None)
-        self.unreadable.pop(path, None)
         known, name = self._known(path)
         before = known.get(name)
-        if self.odd.pop(path, None) is not None:
-            known.drop(name)
-        elif candidate is not None:
-            inode = candidate.progress.stamp[2] if candidate.progress else 0
-            if inode not in inodes:
-                self._lost_inodes[inode] = (path, time.monotonic())
-        elif path in self._outgoing.flights:
-            pass  # whoever reads it finds out
+        known.drop(name)
+        if self.misfits.forget(path) or path in self._outgoing.flights:
+            return  # whoever reads a file in flight finds out
+        if candidate is not None:
+            self.misfits.lost(path, candidate.progress.stamp[2] if candidate.progress else 0, inodes)
         elif before == LISTED:
-            self._vanished(path)
+            self.misfits.vanished(path)
         elif before is not None:
             await self._recall.vanished(self._camera.name, path)
-        known.drop(name)
-
-    def tell_vanished(self, seen_before: float) -> None:
-        """After a listing: candidates that went before it and came back under no other name are gone."""
-        for inode, (path, at) in list(self._lost_inodes.items()):
-            if at < seen_before:
-                del self._lost_inodes[inode]
-                self._vanished(path)
-
-    def _vanished(self, path: bytes) -> None:
-        self._tell("vanished", {"camera": self._camera.name, "file": display_name(path), "cause": "it was gone before it was judged"})
 
     def _unreadable(self, sight: Sight, now: float) -> None:
         """It waits, and is tried again at each poll."""
@@ -286,21 +259,17 @@ class Examiner:
         candidate = self.candidates.get(sight.path)
         if candidate is not None:
             candidate.due = now if sight.open_error in _GONE else now + self._camera.poll_s
-        self.unreadable[sight.path] = f"it cannot be read: {os.strerror(sight.error or sight.open_error)}"
+        self.misfits.unreadable[sight.path] = f"it cannot be read: {os.strerror(sight.error or sight.open_error)}"
 
     def retry_unreadable(self) -> None:
-        self.fresh.update((path, Hint.SEEN) for path in self.unreadable if path not in self.candidates and path not in self.fresh)
+        again = (path for path in self.misfits.unreadable if path not in self.candidates and path not in self.fresh)
+        self.fresh.update((path, Hint.SEEN) for path in again)
 
     def _odd(self, sight: Sight) -> None:
-        """Links, FIFOs, devices, directories: no landing, no result, but never in silence."""
         self.candidates.pop(sight.path, None)
         known, name = self._known(sight.path)
         known.put(name, stamp(sight.stamp[0], sight.stamp[1]))
-        if sight.path not in self.odd:
-            self._tell("ignored", {"camera": self._camera.name, "file": display_name(sight.path), "cause": f"it is a {sight.what}"})
-        self.odd[sight.path] = f"it is a {sight.what}, not a regular file"
-        while len(self.odd) > MAX_REMEMBERED:
-            self.odd.popitem(last=False)
+        self.misfits.odd_one(sight)
 
     def _known(self, path: bytes) -> tuple[KnownNames, str]:
         assert self.names is not None

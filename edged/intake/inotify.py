@@ -13,11 +13,10 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable
-from enum import IntFlag
 
 
-class Event(IntFlag):
-    """The kernel's bits, those that intake uses."""
+class Event:
+    """The kernel's bits, those that intake uses; plain numbers, since every event is tested against several."""
 
     ATTRIB = 0x4
     CLOSE_WRITE = 0x8
@@ -67,7 +66,7 @@ class Inotify:
 
     def watch(self, directory: bytes) -> int:
         """Watch a directory; may block on a hung mount, so it is called in the folder's thread. Raises OSError."""
-        return _checked(_libc.inotify_add_watch(self._fd, directory, int(_WATCHED)))
+        return _checked(_libc.inotify_add_watch(self._fd, directory, _WATCHED))
 
     def unwatch(self, watch: int) -> None:
         _libc.inotify_rm_watch(self._fd, watch)  # a watch that ended by itself is as good as removed

@@ -26,9 +26,9 @@ def health(camera: CameraIntake) -> tuple[HealthStatus, str, str]:
         return HealthStatus.DOWN, f"{camera.camera.folder} does not answer", "Check the share and the network to it."
     if camera.away is not None:
         return HealthStatus.DOWN, camera.away.cause, camera.away.hint
-    if camera.examiner.unreadable:
-        path, why = next(iter(camera.examiner.unreadable.items()))
-        others = f", and {len(camera.examiner.unreadable) - 1} more" if len(camera.examiner.unreadable) > 1 else ""
+    if camera.examiner.misfits.unreadable:
+        path, why = next(iter(camera.examiner.misfits.unreadable.items()))
+        others = f", and {len(camera.examiner.misfits.unreadable) - 1} more" if len(camera.examiner.misfits.unreadable) > 1 else ""
         return HealthStatus.DEGRADED, f"{display_name(path)}: {why}{others}", "Give the user that edged runs as read permission."
     if camera.tree.unlistable:
         path, why = next(iter(camera.tree.unlistable.items()))
@@ -58,7 +58,7 @@ def snapshot(camera: CameraIntake) -> CameraSnapshot:
         waiting=len(examiner.candidates) + len(examiner.fresh) + len(examiner.backlog) + outgoing.ready + outgoing.parked,
         in_flight=len(outgoing.flights) - outgoing.ready,
         writing=tuple(Writing(display_name(each.path), since(each.first_at), each.note) for each in writing),
-        ignored=sum(directory.ignored for directory in camera.tree.directories.values()) + len(examiner.odd),
+        ignored=sum(directory.ignored for directory in camera.tree.directories.values()) + len(examiner.misfits.odd),
         overflows=camera.watches.overflows,
         last_name=display_name(examiner.last[0]) if examiner.last else None,
         last_seen=examiner.last[1] if examiner.last else None,
@@ -88,9 +88,9 @@ def _states(camera: CameraIntake, name: str) -> Iterator[tuple[bytes, str, datet
         note = candidate.note or ("still being written" if candidate.writing else "waiting until it stands still")
         why = f" ({candidate.progress.why})" if candidate.writing and candidate.progress and candidate.progress.why else ""
         yield path, note + why, candidate.detected
-    for path, why in camera.examiner.unreadable.items():
+    for path, why in camera.examiner.misfits.unreadable.items():
         yield path, f"waiting: {why}", None
-    for path, why in camera.examiner.odd.items():
+    for path, why in camera.examiner.misfits.odd.items():
         yield path, f"ignored: {why}", None
     for directory in camera.tree.directories.values():
         if directory.known.get(name) == LISTED:

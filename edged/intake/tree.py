@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import numpy as np
 
 from edged.config import WatchMode
 from edged.intake.folder import Folder
-from edged.intake.known import KnownNames, Roll, stamp
+from edged.intake.known import LISTED, KnownNames, Roll, stamp
 from edged.intake.looking import Glance, Listing, Place
 from edged.intake.watches import Watches
 
@@ -193,14 +192,15 @@ def _changed(folder: Folder, directory: Directory, names: Sequence[str], roll: R
     """Stat the known names of one piece; those whose size or mtime is not the known one. In the folder's thread."""
     fd = os.open(folder.absolute(directory.path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        stamps = np.zeros(len(names), np.int64)
-        for position, name in enumerate(names):
+        stamps: list[int] = []
+        for name in names:
             try:
                 facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError:
-                continue  # gone since, or unreadable: the next listing or look says which
-            stamps[position] = stamp(facts.st_size, facts.st_mtime_ns) if not stat.S_ISDIR(facts.st_mode) else 0
+                stamps.append(LISTED)  # gone since, or unreadable: the next listing or look says which
+            else:
+                stamps.append(stamp(facts.st_size, facts.st_mtime_ns))
         folder.thread.tick()
     finally:
         os.close(fd)
-    return roll.changed(names, stamps)
+    return roll.changed(names, np.array(stamps, np.int64))

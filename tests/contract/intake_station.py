@@ -138,7 +138,7 @@ class Station:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(self.intake.run(stop))
             try:
-                await self.until(lambda: len(self.health.items) == self._cameras)
+                await self.until(lambda: len(self.health.items) == self._cameras, 60)
                 yield self
             finally:
                 stop.set()

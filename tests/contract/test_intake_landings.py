@@ -374,7 +374,7 @@ async def test_golden_references_are_no_landings_and_are_waited_for_a_moment(fol
         drop(folder, "alone.png", picture(3))
         began = time.monotonic()
         assert (await station.landing()).path == b"alone.png"
-        assert 1.5 < time.monotonic() - began < 3.5
+        assert 0.9 < time.monotonic() - began < 3.0
 
 
 async def test_a_full_channel_blocks_its_sender_and_loses_nothing(folder: Path, tmp_path: Path) -> None:
