@@ -216,7 +216,7 @@ def _tone_apart(rng: np.random.Generator, tones: tuple[float, float], least: flo
 
 
 def _particle(rng: np.random.Generator, size: int, tones: tuple[float, float]) -> Film:
-    radius = float(np.exp(rng.uniform(np.log(3.5), np.log(20.0))))
+    radius = float(np.exp(rng.uniform(np.log(4.0), np.log(20.0))))
     x, y = rng.uniform(radius + 2, size - radius - 2, 2)
     reach = int(2 * radius) + 4
     left, top = int(x) - reach, int(y) - reach
@@ -224,7 +224,7 @@ def _particle(rng: np.random.Generator, size: int, tones: tuple[float, float]) -
     outline = _blob(rng, x - left, y - top, radius, float(rng.uniform(0.05, 0.3)))
     cv2.fillPoly(canvas, [np.round(outline * 2**_FIXED).astype(np.int32)], 255, cv2.LINE_AA, _FIXED)
     opacity = canvas.astype(np.float32) * np.float32(rng.uniform(0.85, 1.0) / 255)
-    return Film(left, top, opacity, _tone_apart(rng, tones, 45), float(rng.uniform(-0.35, 0.35)))
+    return Film(left, top, opacity, _tone_apart(rng, tones, 55), float(rng.uniform(-0.35, 0.35)))
 
 
 def _scratch(rng: np.random.Generator, size: int, tones: tuple[float, float]) -> Film:
@@ -243,8 +243,8 @@ def _scratch(rng: np.random.Generator, size: int, tones: tuple[float, float]) ->
         for a, b, skip in zip(fixed[:-1], fixed[1:], skips, strict=False):
             if not skip:
                 cv2.line(canvas, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), 255, thickness, cv2.LINE_AA, _FIXED)
-    opacity = canvas.astype(np.float32) * np.float32(rng.uniform(0.7, 1.0) / 255)
-    return Film(0, 0, opacity, _tone_apart(rng, tones, 50))
+    opacity = canvas.astype(np.float32) * np.float32(rng.uniform(0.8, 1.0) / 255)
+    return Film(0, 0, opacity, _tone_apart(rng, tones, 60))
 
 
 def _residue(rng: np.random.Generator, size: int, tones: tuple[float, float]) -> Film:
@@ -258,7 +258,7 @@ def _residue(rng: np.random.Generator, size: int, tones: tuple[float, float]) ->
     if rng.random() < 0.4:  # dried from the rim inwards
         rim = stain - cv2.erode(stain, np.ones((5, 5), np.uint8))
         stain = np.clip(0.45 * stain + 1.5 * cv2.GaussianBlur(rim, (0, 0), 1.2), 0, 1)
-    opacity = (stain * np.float32(rng.uniform(0.35, 0.75))).astype(np.float32)
+    opacity = (stain * np.float32(rng.uniform(0.45, 0.85))).astype(np.float32)
     return Film(x - reach, y - reach, opacity, _tone_apart(rng, tones, 60))
 
 

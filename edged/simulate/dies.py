@@ -18,6 +18,7 @@ from edged.simulate.layouts import SUPERSAMPLING, Mask, draw_layout
 __all__ = ["CLASSES", "Box", "Die", "make_die"]
 
 Image = NDArray[np.uint8]
+LEAST_CONTRAST = 55.0  # gray levels between substrate and conductor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def make_die(rng: np.random.Generator, size: int = 640, defects: int | None = No
         noise=look.noise * float(rng.uniform(0.3, 1.0)),
         substrate=look.substrate + float(rng.normal(0, 4)),
         conductor=look.conductor + float(rng.normal(0, 4)),
-        shift=(float(rng.normal(0, 0.8)), float(rng.normal(0, 0.8))),
+        shift=(float(rng.normal(0, 0.7)), float(rng.normal(0, 0.7))),
         turn=float(rng.normal(0, 0.08)),
     )
     image = _render(rng, defective.mask, look, defective.films)
@@ -77,15 +78,15 @@ def _look(rng: np.random.Generator, size: int, *, tells: bool) -> _Look:
         return _Look(low, high, rim=0, blur=0.5, light=0, noise=float(rng.uniform(0, 4)), grain=0, below=None)
     while True:
         substrate, conductor = sorted(rng.uniform(15, 240, 2), reverse=bool(dark_conductor))
-        if abs(substrate - conductor) >= 40:
+        if abs(substrate - conductor) >= LEAST_CONTRAST:
             break
     return _Look(
         substrate=float(substrate),
         conductor=float(conductor),
         rim=float(rng.uniform(20, 90)) if rng.random() < 0.35 else 0.0,
-        blur=float(np.exp(rng.uniform(np.log(0.5), np.log(1.6)))),
-        light=float(rng.uniform(0, 0.25)),
-        noise=float(np.exp(rng.uniform(np.log(1.0), np.log(9.0)))),
+        blur=float(np.exp(rng.uniform(np.log(0.5), np.log(1.4)))),
+        light=float(rng.uniform(0, 0.2)),
+        noise=float(np.exp(rng.uniform(np.log(1.0), np.log(7.0)))),
         grain=float(rng.uniform(4, 14)) if rng.random() < 0.3 else 0.0,
         below=_below(rng, size) * np.float32(rng.uniform(6, 0.25 * abs(substrate - conductor))) if rng.random() < 0.3 else None,
     )

@@ -29,8 +29,9 @@ from progress import Progress
 from result_lines import detection_line
 
 GENERATED = "generated"
-SHIPPED = Path(__file__).resolve().parents[2] / "model_repository/die_defect__1/weights.npz"  # where training on pairs begins
-GENERATED_STEPS = STEPS
+SHIPPED = (
+    Path(__file__).resolve().parents[2] / "model_repository/die_defect__1/weights.npz"
+)  # every training begins there; take it away to start anew
 CHECK_SHARE = 20  # one pair in so many is kept out of training for the report
 CLEAR_OF_CUT = 0.08
 CUT = 0.5  # the served scores are shifted so that this is where F is best
@@ -47,7 +48,7 @@ def train(data: Path, out: Path, minutes: float | None = None) -> dict[str, Any]
     made_up = is_generated(data)
     source, tuning, check = _generated_sets() if made_up else _pair_sets(data)
     began = time.process_time()
-    net, steps = fit(source, GENERATED_STEPS if made_up else STEPS, minutes, None if made_up or not SHIPPED.is_file() else SHIPPED)
+    net, steps = fit(source, STEPS, minutes, SHIPPED if SHIPPED.is_file() else None)
     cpu_minutes = (time.process_time() - began) / 60
     threshold = best_threshold(_answers(net, tuning), [truth_of(s) for s in tuning], 0.33)
     manifest = manifest_of(source.classes)

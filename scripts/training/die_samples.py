@@ -24,6 +24,7 @@ HELD_OUT_SEED, TUNING_SEED = 990_000, 980_000  # training draws from (seed, numb
 HELD_OUT_IMAGES = 200
 TUNING_IMAGES = 120
 FRESH, LEAST_SHOWN, MOST_SHOWN = 0.35, 48, 300
+ASTRAY_PX = 4
 VISIBLE = 0.5  # a box cut by the crop's border counts as long as this share of it is left
 
 
@@ -145,11 +146,18 @@ class BoardPairs:
         return Sample(pair, np.concatenate([here.boxes, moved]), np.concatenate([here.labels, piece.labels]))
 
     def _cut(self, rng: np.random.Generator, size: int) -> Sample:
+        """A crop, sometimes scaled a little, its reference sometimes displaced: real pairs are not all aligned to the pixel."""
         whole = self._pairs[int(rng.integers(len(self._pairs)))]
         high, wide = whole.pair.shape[1:]
-        x, y = int(rng.integers(wide - size + 1)), int(rng.integers(high - size + 1))
-        boxes = whole.boxes - np.float32([x, y, x, y])
-        return _clipped(Sample(whole.pair[:, y : y + size, x : x + size].copy(), boxes, whole.labels), (0, 0, size, size))
+        cut = int(size * rng.uniform(0.85, 1.2)) if rng.random() < 0.3 else size
+        x, y = int(rng.integers(wide - cut + 1)), int(rng.integers(high - cut + 1))
+        off = rng.integers(-ASTRAY_PX, ASTRAY_PX + 1, 2) if rng.random() < 0.5 else np.zeros(2, int)
+        rx, ry = int(np.clip(x + off[0], 0, wide - cut)), int(np.clip(y + off[1], 0, high - cut))
+        sides = [whole.pair[0, y : y + cut, x : x + cut], whole.pair[1, ry : ry + cut, rx : rx + cut]]
+        if cut != size:
+            sides = [np.asarray(cv2.resize(side, (size, size), interpolation=cv2.INTER_LINEAR)) for side in sides]
+        boxes = (whole.boxes - np.float32([x, y, x, y])) * np.float32(size / cut)
+        return _clipped(Sample(np.stack(sides), boxes, whole.labels), (0, 0, size, size))
 
 
 def _clipped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
