@@ -33,6 +33,7 @@ log = structlog.get_logger("edged.plant")
 
 STEADY_S = 10.0
 """A connection that lasted this long was a good one: the pauses begin anew."""
+END_S = 3.0
 ACKS = 1000
 
 
@@ -130,6 +131,22 @@ class Plant:
 
     async def _live(self, connection: Connection, stop: asyncio.Event) -> None:
         self._connection, self._since = connection, datetime.now(UTC)
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(self._guard(connection, stop), name="plant.guard")
+            try:
+                await self._talk(connection, stop)
+            finally:
+                guard.cancel()
+                self._connection = None
+                await connection.close()
+        loss = connection.lost.result()
+        if stop.is_set():
+            self._cause, self._since = "edged stops", datetime.now(UTC)
+        else:
+            self._down(loss.cause or f"{self._dialler.broker}: disconnected", loss.hint)
+
+    async def _talk(self, connection: Connection, stop: asyncio.Event) -> None:
+        """Until the connection is lost, or everything is said after `stop`."""
         try:
             await self.presence.hello(connection)
             await self._subscribe(connection)
@@ -138,19 +155,16 @@ class Plant:
                 presence = group.create_task(self._present(connection), name="plant.presence")
                 await self.publisher.run(connection, stop, self._acks)
                 presence.cancel()
-            if stop.is_set() and not connection.lost.done():
-                async with asyncio.timeout(1.0):
-                    await self.presence.goodbye(connection)
-        except (ConnectionLost, TimeoutError):
-            pass  # what is to be said of it stands in `lost`
-        finally:
-            self._connection = None
-            await connection.close()
-        loss = connection.lost.result()
-        if stop.is_set():
-            self._cause, self._since = "edged stops", datetime.now(UTC)
-        else:
-            self._down(loss.cause or f"{self._dialler.broker}: disconnected", loss.hint)
+            if not connection.lost.done():
+                await self.presence.goodbye(connection)
+        except ConnectionLost:
+            return  # why stands in `lost`
+
+    async def _guard(self, connection: Connection, stop: asyncio.Event) -> None:
+        """A broker that no longer answers must not hold up the end."""
+        await stop.wait()
+        await asyncio.sleep(END_S)
+        connection.drop()
 
     async def _present(self, connection: Connection) -> None:
         try:

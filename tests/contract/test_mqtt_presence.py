@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import TypeAdapter
 
 from contract.publisher_outbox import BASE, Board, MemoryOutbox
@@ -91,3 +93,34 @@ async def test_a_refused_password_is_one_sentence_in_health_and_no_storm(start_b
         (tmp_path / "password").write_text("right")  # the technician corrects it; nothing needs a restart
         await until(lambda: outbox.states() == ["delivered"], 3.0)
         assert board.last[0] is HealthStatus.OK
+
+
+async def test_nothing_to_talk_to_holds_up_no_end() -> None:
+    board = Board()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with running(MemoryOutbox(), unused.getsockname()[1], board, backoff=Backoff(first_s=60, cap_s=60)):
+            await until(lambda: bool(board.reports))
+            began = time.monotonic()
+    assert time.monotonic() - began < 0.5
+    assert board.last[0] is HealthStatus.DOWN and "nothing listens there" in board.last[1]
+
+
+@pytest.mark.parametrize("when", ["at once", "with a row on its way"])
+async def test_a_broker_that_freezes_holds_up_the_end_for_seconds_only(broker: Broker, when: str) -> None:
+    outbox = MemoryOutbox()
+    async with running(outbox, broker.port, no_subscriber="accept") as plant:
+        if when == "at once":
+            await until(lambda: plant.snapshot().connected)
+            broker.freeze()
+            outbox.put()
+        else:
+            first = outbox.put()
+            await until(lambda: first.state == "delivered")
+            broker.freeze()
+            outbox.put()
+            await until(lambda: plant.snapshot().in_flight == 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 4.5
+    assert outbox.states()[-1] == "due"
+    broker.thaw()
