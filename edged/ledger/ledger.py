@@ -19,6 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from edged.config import Ledger as LedgerConfig
 from edged.errors import Unavailable
 from edged.ledger import read, recall
@@ -28,11 +30,14 @@ from edged.ledger.known import KnownKeys
 from edged.ledger.outbox import Outbox
 from edged.ledger.place import lock, prepare
 from edged.ledger.reading import Readers
+from edged.ledger.rebuild import ready
 from edged.ledger.record import Recorder
 from edged.ledger.retention import AgeClock, Retention
 from edged.ledger.space import Space
 from edged.ledger.writer import TICK_S, Writer
 from edged.nouns import Board, Composer, PageResult, Recorded, Recording
+
+log = structlog.get_logger("edged.ledger")
 
 FIGURES_S: Final = 1.0
 FIGURES_SHARE: Final = 50
@@ -56,7 +61,7 @@ class Ledger:
         monotonic: Callable[[], float] = time.monotonic,
         tick_s: float = TICK_S,
     ) -> None:
-        path = state_dir / FILE
+        path = self._path = state_dir / FILE
         self._wall, self._monotonic, self._config = wall, monotonic, config
         self._space = Space(state_dir, config.min_free_bytes, board, monotonic=monotonic)
         self._writer = Writer(path, board, committed=self._committed, tick=self._tick, tick_s=tick_s)
@@ -74,7 +79,10 @@ class Ledger:
     async def open(
         cls, state_dir: Path, config: LedgerConfig, composer: Composer, board: Board, *, source: str, **clocks: Any
     ) -> AsyncIterator[Ledger]:
-        """Unavailable: locked, not writable, newer; ConfigError: a network file system; LedgerCorrupt: with everything left as it is."""
+        """Unavailable: locked, not writable, newer; ConfigError: a network file system.
+
+        A file that does not read is set aside and rebuilt (`rebuild.py`), with an event that says what is lost.
+        """
         prepare(state_dir)
         descriptor = lock(state_dir)
         try:
@@ -88,11 +96,19 @@ class Ledger:
             os.close(descriptor)
 
     async def _start(self) -> None:
+        facts = await asyncio.to_thread(ready, self._path, self._announce_first)
+        if facts is not None:
+            log.warning("ledger.set_aside", **facts)
         self._writer.start(self._first_look)
         # A rejected image may lie here for years: 8 bytes each are read, nothing else.
         sql = "SELECT key FROM landing WHERE gone IS NULL"
         self._known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
         self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
+
+    def _announce_first(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> None:
+        """Into a new file that is not in its place yet."""
+        (self._recorder.epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        self._recorder.announce(connection, kind, data)
 
     def _first_look(self, connection: sqlite3.Connection) -> None:
         """Before the thread starts."""

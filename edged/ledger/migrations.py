@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +15,7 @@ SET: Final = "edged"
 
 
 def first_tables(connection: sqlite3.Connection) -> None:
-    for statement in FIRST.split(";\n"):
+    for statement in re.sub("--.*", "", FIRST).split(";"):
         if statement.strip():
             connection.execute(statement)
     connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (secrets.token_hex(6),))

@@ -15,13 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from edged.ledger.identity import content_hash, identity, landing_hash, name_hash, place_hash
+from edged.ledger.identity import content_hash, identity, landing_hash, place_hash
+from edged.ledger.rows import insert_landing, next_number, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
 from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
 
 _GRAVITY: Final = (VerdictKind.ERROR, VerdictKind.FAIL, VerdictKind.REVIEW, VerdictKind.PASS)
 
 _FOUND = "SELECT landing, same_as, path, size, mtime_ns, sha256, id, pages, verdict, reason, gone, gone_by FROM landing"
+_FOUND_BY_RESULT = _FOUND + " WHERE landing = (SELECT landing FROM result WHERE id = ?)"  # noqa: S608 - our words only
 Row = tuple[Any, ...]
 _LANDING, _SAME_AS, _PATH, _SIZE, _MTIME, _SHA, _ID, _PAGES, _VERDICT, _REASON, _GONE, _GONE_BY = range(12)
 
@@ -57,6 +59,9 @@ class Recorder:
             return self._known(connection, before, Recording.SAME)
         # Content that was never seen is nobody's copy and nobody's new name: the common case asks once.
         seen = bool(sha256 and connection.execute("SELECT 1 FROM landing WHERE content = ? LIMIT 1", (content_hash(sha256),)).fetchone())
+        if seen and (salvaged := self._salvaged(connection, first)) is not None:
+            self._alias(connection, first, sha256, salvaged, "touched")
+            return self._known(connection, salvaged, Recording.KNOWN)
         if sha256 and seen and (moved := self._renamed(connection, first, sha256)) is not None:
             connection.execute("UPDATE landing SET gone_by = 'renamed' WHERE landing = ?", (moved[_LANDING],))
             self._alias(connection, first, sha256, moved, "renamed")
@@ -66,7 +71,7 @@ class Recorder:
 
     def announce(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> int:
         """An event's message; returns its sequence."""
-        numbering = Numbering(str(uuid4()), self.epoch, "event", _numbered(connection, "event"))
+        numbering = Numbering(str(uuid4()), self.epoch, "event", next_number(connection, "event"))
         self._post(connection, numbering, self._composer.event(kind, data, numbering))
         return numbering.sequence
 
@@ -84,7 +89,7 @@ class Recorder:
             supersedes = str(UUID(bytes=before[_ID]))
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
         ids = [self._id(page) for page in pages]
-        row = _insert_landing(
+        row = insert_landing(
             connection,
             pages[0],
             sha256,
@@ -93,12 +98,12 @@ class Recorder:
             ids[0].bytes,
             len(pages),
             worst.kind,
-            _text(worst.reason),
+            text(worst.reason),
             self._wall(),
             self.age(),
         )
         for page, id_, twin in zip(pages, ids, twins, strict=True):
-            numbering = Numbering(str(id_), self.epoch, "result", _numbered(connection, "result"), twin, page.supersedes or supersedes)
+            numbering = Numbering(str(id_), self.epoch, "result", next_number(connection, "result"), twin, page.supersedes or supersedes)
             self._write(connection, page, row, numbering, id_)
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), tuple(page.verdict.kind for page in pages))
 
@@ -118,10 +123,10 @@ class Recorder:
             ).fetchone()
             supersedes = page.supersedes or (str(UUID(bytes=last[0])) if last else None)
             self._write(
-                connection, page, row, Numbering(str(id_), self.epoch, "result", _numbered(connection, "result"), None, supersedes), id_
+                connection, page, row, Numbering(str(id_), self.epoch, "result", next_number(connection, "result"), None, supersedes), id_
             )
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
-        connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, _text(worst.reason), row))
+        connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, text(worst.reason), row))
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), kinds)
 
     def _write(self, connection: sqlite3.Connection, page: PageResult, landing: int, numbering: Numbering, id_: UUID) -> None:
@@ -131,14 +136,14 @@ class Recorder:
             "INSERT INTO result VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *(message, id_.bytes, landing, page.image.page, page.judgement, numbering.sequence, page.landing.camera, page.landing.name),
-                *(verdict.kind, _text(verdict.reason), _text(material.lot_id), _text(material.wafer_id)),
+                *(verdict.kind, text(verdict.reason), text(material.lot_id), text(material.wafer_id)),
                 *(page.landing.recipe, page.decided.timestamp()),
             ),
         )
 
     def _post(self, connection: sqlite3.Connection, numbering: Numbering, envelope: Envelope) -> int:
         """The message and one outbox row a sink; returns the message's row."""
-        topic, held = _topic(connection, envelope.topic)
+        topic, held = topic_of(connection, envelope.topic)
         properties = json.dumps(dict(envelope.properties), separators=(",", ":"))
         message = connection.execute(
             "INSERT INTO message VALUES (NULL,?,?,?,?,?,?,?,?,?)",
@@ -166,6 +171,11 @@ class Recorder:
         ).fetchone()
         return found
 
+    def _salvaged(self, connection: sqlite3.Connection, page: PageResult) -> Row | None:
+        """After a rebuild a result may be there whose landing did not read: its id is the same."""
+        found: Row | None = connection.execute(_FOUND_BY_RESULT, (self._id(page).bytes,)).fetchone()
+        return found
+
     def _twin(self, connection: sqlite3.Connection, sha256: bytes, page: PageResult) -> str | None:
         """The id of the same page of the first landing with this content."""
         first = connection.execute(
@@ -188,8 +198,8 @@ class Recorder:
         ).fetchone()
         return found
 
-    def _alias(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes, of: Row, how: str) -> None:
-        _insert_landing(
+    def _alias(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes | None, of: Row, how: str) -> None:
+        insert_landing(
             *(connection, page, sha256, how, of[_SAME_AS] or of[_LANDING], of[_ID], of[_PAGES], of[_VERDICT], of[_REASON]),
             *(self._wall(), self.age()),
         )
@@ -209,52 +219,3 @@ class Recorder:
             return Recorded(outcome, tuple(str(UUID(bytes=id_)) for id_, _ in found), tuple(VerdictKind(verdict) for _, verdict in found))
         # Its results are pruned; the identity is what is left.
         return Recorded(outcome, (str(UUID(bytes=row[_ID])),) if row[_ID] else (), (VerdictKind(row[_VERDICT]),) if row[_VERDICT] else ())
-
-
-def _insert_landing(  # noqa: PLR0917 - a row
-    connection: sqlite3.Connection,
-    page: PageResult,
-    sha256: bytes | None,
-    how: str,
-    same_as: int | None,
-    id_: bytes | None,
-    pages: int,
-    verdict: str | None,
-    reason: str | None,
-    now: float,
-    age: int,
-) -> int:
-    landing = page.landing
-    key = landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns)
-    row = connection.execute(
-        "INSERT INTO landing (key, place, base, content, camera, path, size, mtime_ns, sha256, how, same_as, id, pages, verdict, reason, "
-        "detected, recorded, age, disposal) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (
-            *(key, place_hash(landing.camera, landing.path), name_hash(landing.path), content_hash(sha256) if sha256 else None),
-            *(landing.camera, landing.path, landing.size, landing.mtime_ns, sha256, how, same_as, id_, pages, verdict, reason),
-            *(landing.detected.timestamp(), now, age, PENDING),
-        ),
-    ).lastrowid
-    assert row is not None
-    return row
-
-
-def _text(text: str | None) -> str | None:
-    """What a sidecar says need not be valid Unicode; SQLite wants it to be."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _numbered(connection: sqlite3.Connection, kind: str) -> int:
-    """The next number of this kind."""
-    ((sequence,),) = connection.execute("UPDATE sequence SET last = last + 1 WHERE kind = ? RETURNING last", (kind,)).fetchall()
-    return int(sequence)
-
-
-def _topic(connection: sqlite3.Connection, name: str) -> tuple[int, bool]:
-    """The topic's number, and whether its messages are held."""
-    found = connection.execute("SELECT topic, held_since FROM topic WHERE name = ?", (name,)).fetchone()
-    if found is None:
-        row = connection.execute("INSERT INTO topic (name) VALUES (?)", (name,)).lastrowid
-        assert row is not None
-        return row, False
-    return int(found[0]), found[1] is not None

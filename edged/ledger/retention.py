@@ -99,6 +99,8 @@ class Retention:
                 doomed.append((message,))
                 deleted += bool(is_result)
         connection.execute("BEGIN IMMEDIATE")
+        if doomed:
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('pruned', 1)")
         connection.executemany("DELETE FROM outbox WHERE message = ?", doomed)
         connection.executemany("DELETE FROM result WHERE message = ?", doomed)
         connection.executemany("DELETE FROM message WHERE message = ?", doomed)

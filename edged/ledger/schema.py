@@ -31,7 +31,7 @@ PENDING: Final = "pending"
 """The disposal of a file that is judged and not yet disposed of."""
 
 FIRST = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;  -- without a type: an epoch of digits stays text
 
 CREATE TABLE sequence (kind TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO sequence VALUES ('result', 0), ('wafer', 0), ('event', 0);

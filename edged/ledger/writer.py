@@ -16,12 +16,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from edged.errors import EdgedError, LedgerCorrupt, Unavailable
-from edged.ledger.connection import check, open_writer, translated
+from edged.ledger.connection import open_writer, translated
+from edged.ledger.rebuild import suspect
 from edged.nouns import Board, HealthStatus
 
 T = TypeVar("T")
@@ -65,13 +67,13 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._under_way: list[Job[Any]] = []
         self._pages = 0.0
         self._changes = 0
         self._wal = path.with_name(path.name + "-wal")
 
     def start(self, first: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Opens the file, so that its errors are the caller's, lets `first` look at it, and starts the thread."""
-        check(self._path)
         self._connection = open_writer(self._path)
         first(self._connection)
         self._board.report("ledger", HealthStatus.OK)
@@ -88,17 +90,36 @@ class Writer:
 
     async def close(self, last: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """What is queued is still written, then what `last` writes."""
-        self._jobs.put(Job(last, self._loop.create_future()))
+        written: asyncio.Future[None] = self._loop.create_future()
+        written.add_done_callback(lambda done: done.exception())  # a full disk keeps nobody from ending
+        self._jobs.put(Job(last, written))
         self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            # After an exception that nobody expected nobody may wait for ever: each caller gets an error, and the daemon ends.
+            self._closed = True
+            left, done = self._under_way, False
+            while not done:
+                jobs, done = self._next(0.0)
+                left, done = left + jobs, done or not jobs
+            for job in left:
+                job.error = RuntimeError("the ledger's writer has ended")
+            if left:
+                self._loop.call_soon_threadsafe(self._answer, left)
+
+    def _work(self) -> None:
         ticked = time.monotonic()
         while True:
             jobs, last = self._next(max(0.0, ticked + self._tick_s - time.monotonic()))
             if jobs:
+                self._under_way = jobs
                 self._group(jobs)
+                self._under_way = []
             now = time.monotonic()
             if now - ticked >= self._tick_s:
                 self._idle()
@@ -184,6 +205,9 @@ class Writer:
         """Nothing of the group counts. The connection is not trusted again."""
         for job in jobs:
             job.error = error
+        if isinstance(error, LedgerCorrupt):
+            with suppress(OSError):
+                suspect(self._path).touch(mode=0o600)  # the next start rebuilds, whatever it sees at first sight
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
