@@ -26,7 +26,7 @@ from die_package import LICENCE_FILE, SIDE_PX, Clock, add_golden, card_text, fin
 from die_samples import CLASSES, BoardPairs, GeneratedDies, Sample, Source, held_out_dies, read_pairs, tuning_dies
 from package import export_onnx, open_session, seal
 from progress import Progress
-from result_lines import detection_line
+from result_lines import FLOOR, detection_line
 
 GENERATED = "generated"
 SHIPPED = (
@@ -113,9 +113,10 @@ def measure(
     for done, sample in enumerate(samples, 1):
         found.append(find(session, sample.pair, clock))
         if lines is not None and manifest is not None:
-            kept = found[-1].at_least(CUT)
+            kept = found[-1].at_least(FLOOR)
             rows = zip(kept.labels, kept.scores, kept.boxes, strict=True)
-            lines.append(detection_line(sample.name, manifest, [(classes[int(k)], float(score), box.tolist()) for k, score, box in rows]))
+            boxes = [(classes[int(k)], float(score), box.tolist()) for k, score, box in rows]
+            lines.append(detection_line(sample.name, sample.pair[0], manifest, boxes))
         bar.show(done)
     bar.end(f"{len(samples)} images")
     report = detection_report(found, [truth_of(s) for s in samples], classes, CUT)

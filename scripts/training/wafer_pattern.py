@@ -76,7 +76,7 @@ def evaluate(model: Path, data: Path, write: Path | None = None) -> dict[str, An
         scores = scores_of(session, file, manifest)
         truth.append(classes.index(name))
         predicted.append(classes.index(max(scores, key=lambda key: scores[key])))
-        lines.append(classification_line(file.name, manifest, scores))
+        lines.append(classification_line(file, manifest, scores))
         bar.show(done)
     bar.end(f"{len(rows)} images")
     if write is not None:
