@@ -25,6 +25,8 @@ BATCH = 128
 EPOCH_MAPS = 16_384
 TEACHER_EPOCHS = 8
 EPOCHS = 25
+# asking a teacher about every map takes one to two minutes, which a short run does better without
+TEACHER_FROM_MINUTES = 10.0
 PEAK_RATE = 3e-3
 DECAY = 0.03
 SMOOTHING = 0.05
@@ -52,15 +54,19 @@ class Draw:
 
 
 def fit_network(fit: Maps, check: Maps, minutes: float | None) -> tuple[nn.Module, float]:
-    """The averaged network after both runs, and how many epochs they took together."""
+    """The averaged network at the end, and how many epochs all runs took together. `minutes` bounds everything in here."""
+    began = time.monotonic()
     draw = Draw.of(fit)
     labels = functional.one_hot(torch.from_numpy(fit.labels), len(fit.classes)).float()
-    share = TEACHER_EPOCHS / (TEACHER_EPOCHS + EPOCHS)
     targets = labels * (1 - SMOOTHING) + SMOOTHING / len(fit.classes)
+    if minutes is not None and minutes < TEACHER_FROM_MINUTES:
+        return one_run("alone", fit, check, targets, draw, EPOCHS, minutes, SEED)
+    share = TEACHER_EPOCHS / (TEACHER_EPOCHS + EPOCHS)
     teacher, first = one_run("teacher", fit, check, targets, draw, TEACHER_EPOCHS, minutes and minutes * share, SEED)
     opinion = torch.softmax(logits_of(teacher, fit, views=2) + draw.shift, dim=1)
     targets = TRUST_IN_LABELS * labels + (1 - TRUST_IN_LABELS) * opinion
-    net, second = one_run("student", fit, check, targets, draw, EPOCHS, minutes and minutes * (1 - share), SEED + 1)
+    left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+    net, second = one_run("student", fit, check, targets, draw, EPOCHS, left, SEED + 1)
     return net, round(first + second, 1)
 
 
