@@ -28,7 +28,9 @@ DRAIN_S = 90.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/demo", description="A simulated tool, the real Triton, broker and daemon, and a small MES.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description="A simulated tool, the real Triton, broker and daemon, and a small MES."
+    )
     parser.add_argument("--seconds", type=float, default=30.0, metavar="N", help="how long the tool drops images (default 30)")
     parser.add_argument("--rate", type=float, default=6.0, metavar="PER_S", help="images per second, bursts apart (default 6)")
     parser.add_argument("--keep", action="store_true", help="keep the folders, the ledger and the logs")
@@ -39,7 +41,9 @@ def main() -> int:
     began = time.monotonic()
     try:
         with Station(home) as station:
-            console.print(f"Triton, the broker and edged run after {time.monotonic() - began:.1f} s. Status page: {station.http}/", style="bold")
+            console.print(
+                f"Triton, the broker and edged run after {time.monotonic() - began:.1f} s. Status page: {station.http}/", style="bold"
+            )
             report = play(station, args, console, started_s=time.monotonic() - began)
     finally:
         if args.keep:
@@ -91,7 +95,8 @@ def account(expected: list[Expected], mes: Mes, puback: dict[str, float], took_s
     wrong = [
         f"{result.name}: {result.verdict} {result.reason}"
         for result in first.values()
-        if (item := wanted.get((result.camera, result.name, result.sha256))) is None or (result.verdict == "ERROR") != (item.damage is not None)
+        if (item := wanted.get((result.camera, result.name, result.sha256))) is None
+        or (result.verdict == "ERROR") != (item.damage is not None)
     ]
     bodies = {result.id: result.body for result in mes.results}
     torn = sum(result.body != bodies[result.id] for result in mes.results)
@@ -123,7 +128,9 @@ def _puback_times(ledger: Path) -> dict[str, float]:
     """When the broker acknowledged each result, from the ledger: id -> wall clock (s)."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
         # Told by the ledger's own tables: state 4 is delivered.
-        return dict(db.execute("SELECT m.id, o.at FROM outbox o JOIN message m ON m.message = o.message WHERE m.kind = 'result' AND o.state = 4"))
+        return dict(
+            db.execute("SELECT m.id, o.at FROM outbox o JOIN message m ON m.message = o.message WHERE m.kind = 'result' AND o.state = 4")
+        )
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -149,7 +156,6 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def _edged(*arguments: str) -> str:
-
 
     return subprocess.run([Path(sys.executable).with_name("edged"), *arguments], check=True, capture_output=True, text=True).stdout
 

@@ -56,7 +56,14 @@ class Mes:
         data = body["data"]
         image = data["image"]
         found = Result(
-            body["id"], data["equipment"]["camera"], image["name"], image["sha256"], data["verdict"], data["reason"], time.time(), message.payload
+            body["id"],
+            data["equipment"]["camera"],
+            image["name"],
+            image["sha256"],
+            data["verdict"],
+            data["reason"],
+            time.time(),
+            message.payload,
         )
         self.results.append(found)
         classes = ", ".join(sorted({defect["class"] for defect in data["defects"]})) or "-"
