@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -115,7 +116,8 @@ def identify_file(camera: Camera, path: bytes, file: Path | None = None) -> Iden
     sidecars: dict[IdentityKind, bytes] = {}
     if file is not None:
         for kind in {source.kind for source in camera.identity}:
-            data = read_sidecar(file.parent, file.name.encode("utf-8", "surrogateescape"), kind)
-            if data is not None:
-                sidecars[kind] = data
+            with contextlib.suppress(OSError):  # as in the daemon: a sidecar that cannot be read is none
+                data = read_sidecar(file.parent, file.name.encode("utf-8", "surrogateescape"), kind)
+                if data is not None:
+                    sidecars[kind] = data
     return identify(camera.identity, path, sidecars, Frame(**camera.frame.model_dump()))

@@ -64,9 +64,18 @@ class Aftermath:
         errors = [result_id for result_id, kind in zip(recorded.ids, recorded.kinds, strict=False) if kind is VerdictKind.ERROR]
         if recorded.outcome is Recording.RECORDED and errors:
             await self._copy(landing, errors[0])
-        self._outgoing.finish(landing)
         if self._camera.after is After.KEEP:
+            self._outgoing.finish(landing)
             return
+        self._outgoing.leaving[landing.path] = False
+        self._outgoing.finish(landing)
+        try:
+            await self._dispose_of(landing, recorded)
+        finally:
+            if self._outgoing.leaving.pop(landing.path, False):
+                self._names.look_again(landing.path)
+
+    async def _dispose_of(self, landing: Landing, recorded: Recorded) -> None:
         if landing.rejected is not None:
             self._keep.add(landing.path)
         self._inodes[landing.path] = landing.inode
@@ -109,9 +118,17 @@ class Aftermath:
                 continue
             inode = self._inodes.pop(row.path, None)
             work.append(Pending(row.path, row.size, row.mtime_ns, row.sha256, row.id, row.inode or inode))
-        if work:
+        if not work:
+            return
+        resumed = {row.path for row in work} - self._outgoing.leaving.keys()
+        self._outgoing.leaving.update(dict.fromkeys(resumed, False))
+        try:
             for pending, result in await self._folder.thread.call_briefly(lambda: self._dispose(work)):
                 await self._disposed(pending, result)
+        finally:
+            for path in resumed:
+                if self._outgoing.leaving.pop(path, False):
+                    self._names.look_again(path)
 
     def _dispose(self, work: Sequence[Pending]) -> list[Result]:
         """In the folder's thread."""

@@ -14,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -27,6 +25,7 @@ from edged.config import Camera, Existing, Recipe
 from edged.errors import Unavailable
 from edged.intake.aftermath import Aftermath
 from edged.intake.disposal import Disposal
+from edged.intake.events import Events
 from edged.intake.examiner import Examiner
 from edged.intake.folder import Folder
 from edged.intake.known import LISTED, stamp
@@ -42,7 +41,6 @@ from edged.nouns import Board, Landing, Recorded
 
 log = structlog.get_logger("edged.intake")
 PUT_BACK_S = 0.25
-MAX_EVENTS = 1000
 
 
 class CameraIntake:
@@ -64,20 +62,19 @@ class CameraIntake:
         utcnow: Callable[[], datetime],
         stall_s: float,
     ) -> None:
-        self.camera, self._recall, self._board, self._announce, self.utcnow = camera, recall, board, announce, utcnow
+        self.camera, self._recall, self._board, self.utcnow = camera, recall, board, utcnow
         self._held = held
+        self.events = Events(announce)
         self.folder = Folder(camera, selection, FolderThread(camera.name, self._on_stall, stall_s))
         self.outgoing = Outgoing(camera.name, landings, held)
-        self.examiner = Examiner(self.folder, recipes, recall, self.outgoing, self._tell, utcnow)
+        self.examiner = Examiner(self.folder, recipes, recall, self.outgoing, self.events.tell, utcnow)
         self.watches = Watches(self.folder, self._wake)
         self.tree = Tree(self.folder, self.watches, self.examiner, self._between)
         self.examiner.names = self.tree
         disposal = Disposal(camera, utcnow, self.folder.thread.tick)
         copies = Quarantine(quarantine, quarantine_bytes)
-        self.aftermath = Aftermath(self.folder, disposal, copies, recall, self.outgoing, self, self._tell)
+        self.aftermath = Aftermath(self.folder, disposal, copies, recall, self.outgoing, self, self.events.tell)
         self._woken = asyncio.Event()
-        self._events: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=MAX_EVENTS)
-        self._told = asyncio.Event()
         self._next_poll = 0.0
         self.away: Unavailable | None = None
         self.stalled_since: datetime | None = None
@@ -92,7 +89,7 @@ class CameraIntake:
                 tasks = [
                     group.create_task(self._watch(), name=f"watch-{self.camera.name}"),
                     group.create_task(self.outgoing.run(), name=f"send-{self.camera.name}"),
-                    group.create_task(self._tell_all(), name=f"tell-{self.camera.name}"),
+                    group.create_task(self.events.run(), name=f"tell-{self.camera.name}"),
                 ]
                 await stop.wait()
                 for task in tasks:
@@ -159,11 +156,14 @@ class CameraIntake:
             if self.watches.lost:
                 self.tree.list_all()
             self.watches.lost = self.watches.directories_changed = False
+        company = False
         for path, hint in self.watches.take(max(0, MAX_HINTS - len(examiner.fresh))).items():
             if self.folder.selection.why_not(path) is None or path in examiner.misfits.odd:
                 examiner.fresh[path] = hint
             else:
-                examiner.company_came()
+                company = True
+        if company:
+            examiner.company_came()
         more = await examiner.turn()
         if examiner.baselining and not examiner.first_pass and not examiner.backlog:
             examiner.baselining = False
@@ -208,7 +208,7 @@ class CameraIntake:
         """It was gone when it should have been read."""
         if self.outgoing.finish(landing) is not None:
             self.look_again(landing.path)
-            self._tell("vanished", {"camera": self.camera.name, "file": landing.name, "cause": "it was gone before it could be read"})
+            self.events.tell("vanished", {"camera": self.camera.name, "file": landing.name, "cause": "it was gone before it could be read"})
 
     def left(self, path: bytes) -> None:
         """We took the file away ourselves; only a look can tell whether a new one has its name already."""
@@ -221,30 +221,11 @@ class CameraIntake:
 
     # --- what it says
 
-    def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
-        self._events.append((kind, data))
-        self._told.set()
-
-    async def _tell_all(self) -> None:
-        """Events go out one after the other and wait for a ledger that is away; the oldest go when too many wait."""
-        while True:
-            await self._told.wait()
-            self._told.clear()
-            while self._events:
-                kind, data = self._events[0]
-                try:
-                    await self._announce(kind, data)
-                except Unavailable:
-                    await asyncio.sleep(1.0)
-                    continue
-                if self._events and self._events[0] == (kind, data):
-                    self._events.popleft()
-
     def _on_stall(self, since: float | None) -> None:
         stalled_s = time.monotonic() - since if since is not None else 0.0
         self.stalled_since = self.utcnow() - timedelta(seconds=stalled_s) if since is not None else None
         if since is not None:
-            self._tell("folder-stalled", {"camera": self.camera.name, "folder": str(self.camera.folder)})
+            self.events.tell("folder-stalled", {"camera": self.camera.name, "folder": str(self.camera.folder)})
         self._report()
 
     def _report(self) -> None:

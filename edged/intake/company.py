@@ -15,7 +15,7 @@ from edged.intake.folder import Folder
 from edged.intake.identity import identify, sidecar_worth_waiting
 from edged.intake.reference import reference_beside
 from edged.intake.window import Grade
-from edged.nouns import Frame, Identity
+from edged.nouns import Frame, Identity, Landing
 
 _ASK_AGAIN_S = 0.25
 _ABSENT_REFERENCE_S = 1.0
@@ -56,6 +56,27 @@ class Company:
             if left_s > 0:
                 return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its golden reference")
         return Arrived(identity, recipe, sidecar)
+
+    def landing(self, candidate: Candidate, arrived: Arrived, now: float, *, rejected: bool) -> Landing:
+        """`now`: monotonic, when it was ready."""
+        assert candidate.progress is not None
+        size, mtime_ns, inode = candidate.progress.stamp
+        return Landing(
+            camera=self._camera.name,
+            folder=str(self._camera.folder),
+            path=candidate.path,
+            size=size,
+            mtime_ns=mtime_ns,
+            inode=inode,
+            identity=arrived.identity,
+            recipe=arrived.recipe,
+            detected=candidate.detected,
+            settle_ms=(now - candidate.first_at) * 1000,
+            settled_monotonic=now,
+            rejected="truncated" if rejected else None,
+            rejected_detail=candidate.progress.why if rejected else "",
+            sidecar=arrived.sidecar,
+        )
 
     async def _reference_patience_s(self, path: bytes, recipe: Recipe | None) -> float:
         """How long after it settled an image may wait for its reference as that one is now; 0: it need not."""

@@ -27,7 +27,6 @@ from edged.intake.outgoing import Outgoing
 from edged.intake.recall import Recall, Seen
 from edged.intake.settle import Look, Patience, Phase, next_look, step, worth_examining
 from edged.intake.watches import Hint
-from edged.nouns import Landing
 
 MAX_CANDIDATES = 4096
 BATCH = 256
@@ -65,7 +64,7 @@ class Examiner:
         self.last: tuple[bytes, datetime] | None = None
 
     def taken(self, path: bytes) -> bool:
-        return path in self.candidates or path in self._outgoing.flights or path in self.fresh
+        return self.observed(path) or path in self.fresh
 
     async def found(self, paths: Sequence[bytes]) -> None:
         """New names of a listing. What lay there at the start, and what is more than can be watched, waits its turn."""
@@ -134,6 +133,8 @@ class Examiner:
                 self._unreadable(sight, after)
             elif not sight.regular:
                 self._odd(sight)
+            elif sight.path in self._outgoing.leaving:
+                self._outgoing.leaving[sight.path] = True
             elif (flight := self._outgoing.flights.get(sight.path)) is not None:
                 landing = flight.landing
                 flight.touched |= sight.stamp != (landing.size, landing.mtime_ns, landing.inode)
@@ -169,7 +170,7 @@ class Examiner:
         return answered
 
     def observed(self, path: bytes) -> bool:
-        return path in self.candidates or path in self._outgoing.flights
+        return path in self.candidates or path in self._outgoing.flights or path in self._outgoing.leaving
 
     async def _observe(self, sight: Sight, hint: Hint, before: float, after: float) -> None:
         """One more look at a file that is to be judged."""
@@ -208,24 +209,7 @@ class Examiner:
         if company.wait_s > 0:
             candidate.note, candidate.due = company.note, now + company.wait_s
             return
-        assert candidate.progress is not None
-        size, mtime_ns, inode = candidate.progress.stamp
-        landing = Landing(
-            camera=self._camera.name,
-            folder=str(self._camera.folder),
-            path=candidate.path,
-            size=size,
-            mtime_ns=mtime_ns,
-            inode=inode,
-            identity=company.identity,
-            recipe=company.recipe,
-            detected=candidate.detected,
-            settle_ms=(now - candidate.first_at) * 1000,
-            settled_monotonic=now,
-            rejected="truncated" if rejected else None,
-            rejected_detail=candidate.progress.why if rejected else "",
-            sidecar=company.sidecar,
-        )
+        landing = self._company.landing(candidate, company, now, rejected=rejected)
         self.candidates.pop(candidate.path, None)
         self.last = (candidate.path, candidate.detected)
         if not self._outgoing.add(landing):
@@ -239,6 +223,8 @@ class Examiner:
                 candidate.due = 0.0
 
     async def _gone(self, path: bytes, inodes: set[int]) -> None:
+        if path in self._outgoing.leaving:
+            return
         candidate = self.candidates.pop(path, None)
         known, name = self._known(path)
         before = known.get(name)

@@ -26,7 +26,10 @@ Parked = tuple[bytes, datetime]
 
 
 class Outgoing:
-    """`held(camera, recipe)` says whether a recipe's images must wait."""
+    """`held(camera, recipe)` says whether a recipe's images must wait.
+
+    `leaving`: paths that we are moving or deleting, and whether something was seen to happen to them meanwhile.
+    """
 
     def __init__(self, camera: str, landings: Channel[Landing], held: Callable[[str, str], bool]) -> None:
         self._camera, self._landings, self._held = camera, landings, held
@@ -34,6 +37,7 @@ class Outgoing:
         self._parked: dict[str, deque[Parked]] = {}
         self._event = asyncio.Event()
         self.flights: dict[bytes, Flight] = {}
+        self.leaving: dict[bytes, bool] = {}
         self.sent = 0
 
     @property

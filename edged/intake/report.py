@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -75,7 +74,7 @@ def whereabouts(camera: CameraIntake, name: str) -> list[dict[str, Any]]:
         shown = display_name(path)
         if name in (shown, shown.rpartition("/")[2]):
             found.setdefault(shown, {"camera": camera.camera.name, "file": shown, "state": state, "since": since})
-    if not found and (reason := camera.folder.selection.why_not(os.fsencode(name))) is not None:
+    if not found and (reason := camera.folder.selection.why_not(name.encode("utf-8", "backslashreplace"))) is not None:
         state = f"a file of this name would be ignored: {reason}"
         return [{"camera": camera.camera.name, "file": name, "state": state, "since": None}]
     return list(found.values())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -93,13 +94,15 @@ class Tree:
             self.list_all()
         if self._folder.mode is WatchMode.INOTIFY:
             await self._watches.arm(b"")
-        pending, done = list(self.directories), set[bytes]()
+        pending = deque(self.directories)
+        queued = set(pending)
         while pending:
-            batch, pending = pending[:GLANCES], pending[GLANCES:]
+            batch = [pending.popleft() for _ in range(min(GLANCES, len(pending)))]
             for path, glance in zip(batch, await self._folder.glances(batch), strict=True):
-                done.add(path)
                 await self._glanced(self.directories[path], glance)
-            pending.extend(path for path in self.directories if path not in done and path not in pending)
+            found = [path for path in self.directories if path not in queued]  # by the listings just made
+            pending.extend(found)
+            queued.update(found)
         if time.monotonic() - self._reconciled >= self._folder.camera.reconcile_s:
             await self._reconcile()
 

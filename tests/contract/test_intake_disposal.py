@@ -300,3 +300,25 @@ async def test_a_disposal_that_fails_is_told_and_the_image_stays(folder: Path, t
         await station.until(lambda: "cannot be moved" in station.health.items["folder:cam"][1])
         await station.nothing(0.3)
         assert len(list(folder.iterdir())) == 1
+
+
+async def test_what_we_move_away_ourselves_is_never_told_as_vanished(folder: Path, tmp_path: Path) -> None:
+    async with Station(tmp_path, [camera(folder, after="move", poll_s=0.05)], capacity=8).running() as station:
+        for number in range(150):
+            drop(folder, f"{number}.png", picture(number % 7, 16))
+        judging = [asyncio.ensure_future(station.judge(await station.landing())) for _ in range(150)]
+        await asyncio.gather(*judging)
+        await asyncio.sleep(0.3)
+        assert station.memory.vanishings == []
+        assert len(station.memory.disposals) == 150
+        assert not list(folder.glob("*.png"))
+        assert [kind for kind, _ in station.events] == []
+
+
+async def test_a_landing_judged_after_intake_has_stopped_is_still_disposed_of(folder: Path, tmp_path: Path) -> None:
+    async with Station(tmp_path, [camera(folder, after="move")]).running() as station:
+        path = drop(folder, "a.png", picture())
+        landing = await station.landing()
+    await station.judge(landing)
+    assert not path.exists()
+    assert station.channel.closed

@@ -98,19 +98,19 @@ def test_a_whole_image_is_complete_on_a_real_file_system_that_tells_holes(name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_cut_at_any_of_many_bytes_is_not_complete(name: str) -> None:
     data = images()[name]
-    cuts = {*range(40), *range(len(data) - 40, len(data)), *range(40, len(data), max(1, len(data) // 60))}
+    cuts = {*range(40), *range(len(data) - 40, len(data)), *range(40, len(data), max(1, len(data) // 30))}
     wrong = [at for at in sorted(cuts) if 0 <= at < len(data) and grade(data[:at]) is not Grade.INCOMPLETE]
     assert wrong == []
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(NAMES), fraction=st.floats(0, 1, exclude_max=True))
 def test_a_cut_image_is_never_complete(name: str, fraction: float) -> None:
     data = images()[name]
     assert grade(data[: int(len(data) * fraction)]) is Grade.INCOMPLETE
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(NAMES), fraction=st.floats(0, 1, exclude_max=True))
 def test_a_preallocated_image_with_a_tail_of_zeros_is_never_complete(name: str, fraction: float) -> None:
     data = images()[name]
@@ -123,7 +123,7 @@ def test_a_preallocated_compressed_image_lacking_its_last_byte_is_not_complete(n
     assert grade(images()[name][:-1] + b"\0") is Grade.INCOMPLETE
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(name=st.sampled_from([name for name in NAMES if "tiff" not in name]), trailer=st.binary(min_size=1, max_size=300))
 def test_metadata_after_the_image_does_no_harm(name: str, trailer: bytes) -> None:
     assert grade(images()[name] + trailer) is Grade.COMPLETE
@@ -217,7 +217,7 @@ def test_a_png_of_a_million_empty_chunks_is_refused_quickly() -> None:
     assert grade(header + empty * 210_000) is Grade.UNKNOWN
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(NAMES),
     spots=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),

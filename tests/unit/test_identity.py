@@ -139,7 +139,7 @@ SOURCES = [sidecar(), sidecar(XML), template("{lot_id}/{wafer_id}_{die_x}"), reg
 contents = st.one_of(st.none(), st.binary(max_size=300))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(path=st.binary(min_size=1, max_size=255), data=contents, xml=contents)
 def test_no_name_and_no_sidecar_makes_identification_fail(path: bytes, data: bytes | None, xml: bytes | None) -> None:
     sidecars = {kind: content for kind, content in ((JSON, data), (XML, xml)) if content is not None}
@@ -152,7 +152,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.tex
 json_values = st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.text(max_size=5), scalars, max_size=3))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(sorted(("lot_id", "slot", "acquired", "die_x", "recipe"))), json_values, max_size=5))
 def test_whatever_a_json_sidecar_holds_only_clean_values_come_out(document: dict[str, object]) -> None:
     found = identify([sidecar()], b"a.png", {JSON: json.dumps(document).encode()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.intake.settle import Look, Patience, Phase, Progress, next_look, step, worth_examining
@@ -68,6 +68,7 @@ structures = st.one_of(
 histories = st.lists(st.tuples(st.floats(0.001, 12.0), st.integers(0, 2), st.integers(0, 2), structures), min_size=1, max_size=30)
 
 
+@settings(max_examples=60)
 @given(histories)
 def test_whatever_happens_settled_means_still_and_whole(history: list[tuple[float, int, int, Structure | None]]) -> None:
     now, progress, looks = 0.0, None, []
@@ -95,6 +96,7 @@ def test_whatever_happens_settled_means_still_and_whole(history: list[tuple[floa
             assert {(look.structure.grade, look.structure.at) for look in recent if look.structure} <= {(structure.grade, structure.at)}
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 10), st.floats(0.05, 3.0), st.sampled_from([WHOLE, Structure(Grade.SUSPECT, 3, "zeros"), broken(9)]))
 def test_a_file_left_alone_always_comes_to_an_end_by_its_own_schedule(changes: int, poll_s: float, structure: Structure) -> None:
     now, progress = 0.0, None
