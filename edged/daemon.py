@@ -162,7 +162,8 @@ class Daemon:
     async def open(cls, config: Config, board: HealthBoard, stack: AsyncExitStack) -> Daemon:
         """Adapters close in reverse: the ledger last, since the others may still write to it."""
         frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in config.camera}
-        messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url)
+        # In SEMI E10's words a vision node that judges an image is productive.
+        messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url, e10=lambda: "PRD")
         ledger = await stack.enter_async_context(
             Ledger.open(config.station.state_dir, config.ledger, messages, board, source=config.station.source)
         )

@@ -44,7 +44,7 @@ def main() -> int:
             console.print(
                 f"Triton, the broker and edged run after {time.monotonic() - began:.1f} s. Status page: {station.http}/", style="bold"
             )
-            report = play(station, args, console, started_s=time.monotonic() - began)
+            report = play(station, args, console, started_s=started_s)
     finally:
         if args.keep:
             console.print(f"Kept: {home} (drop folders, edged.toml, state/ with the ledger, logs)")

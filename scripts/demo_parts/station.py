@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +100,7 @@ class Station:
         self._incomplete_s = incomplete_s
         self._stack = ExitStack()
 
-    def __enter__(self) -> Station:
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:

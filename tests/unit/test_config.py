@@ -51,7 +51,7 @@ def test_the_sample_is_a_valid_configuration() -> None:
 def test_the_sample_holds_every_key_of_every_section() -> None:
     shown = sample_keys()
     for table, model in sections(Config).items():
-        tables = {name for name in sections(model)}
+        tables = set(sections(model))
         missing = set(model.model_fields) - set(shown.get(table, {})) - tables
         assert not missing, f"[{table}] of the sample lacks {sorted(missing)}"
         assert not set(shown.get(table, {})) - set(model.model_fields), f"[{table}] of the sample has keys the model does not know"
