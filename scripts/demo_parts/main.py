@@ -41,9 +41,8 @@ def main() -> int:
     began = time.monotonic()
     try:
         with Station(home) as station:
-            console.print(
-                f"Triton, the broker and edged run after {time.monotonic() - began:.1f} s. Status page: {station.http}/", style="bold"
-            )
+            started_s = time.monotonic() - began
+            console.print(f"Triton, the broker and edged run after {started_s:.1f} s. Status page: {station.http}/", style="bold")
             report = play(station, args, console, started_s=started_s)
     finally:
         if args.keep:
