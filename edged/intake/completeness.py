@@ -102,21 +102,25 @@ def _jpeg_scans(window: Window, start: int, *, several: bool) -> Structure:
         tail_at = max(start, window.size - 4096)
         if b"\xff\xd9" in window.sweep(tail_at, window.size - tail_at):
             return Structure.complete()
-    position = start
-    while position < window.size - 1:
-        block = window.sweep(position, SWEEP)
-        found = _MARKER.search(block)
+    position, block_at, block = start, start, b""
+    for _ in range(MAX_SEGMENTS):
+        found = None
+        while found is None and position < window.size - 1:
+            if position + 1 >= block_at + len(block):
+                block_at, block = position, window.sweep(position, SWEEP)
+            found = _MARKER.search(block, position - block_at)
+            if found is None:
+                position = max(block_at + len(block) - 1, position + 1)
         if found is None:
-            if len(block) < 2:
-                break
-            position += len(block) - 1
-            continue
-        marker, position = block[found.start() + 1], position + found.start() + 2
+            break
+        marker, position = block[found.start() + 1], block_at + found.start() + 2
         if marker == 0xD9:
             return Structure.complete()
         if marker >= 0xC0:
-            length = int.from_bytes(window.sweep(position, 2), "big")
+            length = int.from_bytes(window.at(position, 2), "big")
             position += max(length, 2)
+    else:
+        return Structure(Grade.UNKNOWN, position, "the JPEG has too many segments")
     return cut(window, "the JPEG has no end marker")
 
 

@@ -9,6 +9,7 @@ from edged.intake.window import Grade, Structure, Window, cut, suspect, zero_tai
 
 MAX_DIRECTORIES = 10_000
 MAX_VALUES = 1_000_000
+MAX_TOTAL = 3_000_000  # entries and values in all: directories may overlap, and a small file must not cost minutes
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -32,6 +33,7 @@ class _Layout:
     data_length: int = 0
     raw: bool = True
     images: int = 0
+    budget: int = MAX_TOTAL
     pending: list[int] = field(default_factory=list)
 
 
@@ -79,7 +81,8 @@ def _directory(window: Window, layout: _Layout, offset: int) -> None:
     entries = struct.unpack(layout.order + count_format, head)[0]
     if entries == 0:
         raise _Broken(cut(window, "the TIFF's directory is empty"))
-    if entries > 65_535:
+    layout.budget -= entries
+    if entries > 65_535 or layout.budget < 0:
         raise _Broken(Structure(Grade.UNKNOWN, offset, "the TIFF's directory has too many entries"))
     length = entries * entry_size
     end = offset + width + length + struct.calcsize(layout.order + pointer)
@@ -118,7 +121,8 @@ def _values(window: Window, layout: _Layout, tags: dict[int, tuple[int, int, byt
     code = _CODES.get(kind)
     if code is None or count == 0:
         return ()
-    if count > MAX_VALUES:
+    layout.budget -= count
+    if count > MAX_VALUES or layout.budget < 0:
         raise _Broken(Structure(Grade.UNKNOWN, 0, f"the TIFF's tag {tag} has {count} values"))
     length = _SIZES[kind] * count
     if length > len(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import time
 import zlib
 from functools import cache
 
@@ -215,6 +216,20 @@ def test_a_png_of_a_million_empty_chunks_is_refused_quickly() -> None:
     header = images()["png"][:33]
     empty = struct.pack(">I", 0) + b"teXt" + struct.pack(">I", zlib.crc32(b"teXt"))
     assert grade(header + empty * 210_000) is Grade.UNKNOWN
+
+
+def test_a_small_hostile_file_costs_no_minutes() -> None:
+    markers = images()["jpeg progressive"][:-2] + b"\xff\xc4\x00\x02" * 150_000
+    count, entries = 300, 60_000
+    entry = struct.pack("<HHII", 700, 1, 1, 0)
+    # Three hundred directories, each of sixty thousand entries, lie over one another; the strip tables come on top.
+    overlapping = b"II*\0" + struct.pack("<I", 8) + struct.pack("<HHHIII", 1, 330, 4, count, 26, 0)
+    overlapping += b"".join(struct.pack("<I", 26 + 4 * count + 2 * number) for number in range(count))
+    overlapping += struct.pack("<H", entries) * count + entry * (entries + 100)
+    began = time.monotonic()
+    for data in (markers, overlapping):
+        assert grade(data) in (Grade.UNKNOWN, Grade.INCOMPLETE)
+    assert time.monotonic() - began < 10
 
 
 @settings(max_examples=60, deadline=None)
