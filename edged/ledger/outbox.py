@@ -4,6 +4,7 @@ Invariants
 - A message leaves only as delivered; every other state can be sent again.
 - Two lanes by a mark: rows above it are fresh, rows up to it are backlog. Within a lane rows come in the order of their numbers.
 - Answers ride in the writer's next group commit. A change of many rows goes in pieces, so that a verdict never waits for it.
+- A disk that is away for a while makes its callers wait, never fail: what the broker has said is not forgotten. A closed ledger raises.
 - The MES's word counts only for what was accepted, or is on its way: a forged one can make nothing unsent count as delivered.
 """
 
@@ -14,18 +15,21 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
+from edged.errors import Unavailable
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.schema import ACCEPTED, DELIVERED, DUE, HELD, MQTT, PARKED
 from edged.ledger.writer import Writer
 from edged.nouns import OutboxRow
 
+T = TypeVar("T")
 Lane = Literal["fresh", "backlog"]
 PIECE: Final = 1000
 RESEND_CAP_S: Final = 600.0
 FRESHLY_SENT_S: Final = 10.0
+RETRY_S: Final = 0.5
 
 _ROW: Final = (
     "SELECT m.message, m.kind, m.epoch, m.sequence, m.id, t.name, m.body, m.properties, o.attempts, o.replay FROM outbox o "
@@ -52,19 +56,19 @@ class Outbox:
 
     async def mark(self) -> int:
         """The newest row: what is there by now is backlog."""
-        return await self._readers.run(lambda c: int(c.execute("SELECT coalesce(max(message), 0) FROM message").fetchone()[0]))
+        return await self._read(lambda c: int(c.execute("SELECT coalesce(max(message), 0) FROM message").fetchone()[0]))
 
     async def due(self, lane: Lane, limit: int, after: int, mark: int) -> list[OutboxRow]:
         """Rows of a lane behind row `after`, at most `limit`, by number."""
         low, high = (max(after, mark), 2**62) if lane == "fresh" else (after, mark)
         sql = f"{_ROW} AND o.state = 0 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?"
-        rows = await self._readers.run(lambda c: c.execute(sql, (low, high, limit)).fetchall())
+        rows = await self._read(lambda c: c.execute(sql, (low, high, limit)).fetchall())
         return [_row(row, lane == "backlog") for row in rows]
 
     async def delivered(self, rows: Sequence[int]) -> None:
         sql = "UPDATE outbox SET state = 4, at = ? WHERE message = ? AND sink = 'mqtt' AND state < 4"
         values = [(self._wall(), row) for row in rows]
-        await self._writer.submit(lambda c: c.executemany(sql, values).rowcount)
+        await self._write(lambda c: c.executemany(sql, values).rowcount)
 
     async def accepted(self, rows: Sequence[int], ack_timeout_s: float) -> None:
         """The broker has them; without the MES's word each is sent again after a while that doubles up to 600 s."""
@@ -74,17 +78,17 @@ class Outbox:
             "resend_at = ? + min(?, ? * (1 << min(attempts, 8))) WHERE message = ? AND sink = 'mqtt' AND state IN (0, 2)"
         )
         values = [(at, now, now, RESEND_CAP_S, ack_timeout_s, row) for row in rows]
-        await self._writer.submit(lambda c: c.executemany(sql, values).rowcount)
+        await self._write(lambda c: c.executemany(sql, values).rowcount)
 
     async def lost(self, rows: Sequence[int]) -> None:
         """The connection went while they were in flight."""
         sql = "UPDATE outbox SET attempts = attempts + 1 WHERE message = ? AND sink = 'mqtt'"
-        await self._writer.submit(lambda c: c.executemany(sql, [(row,) for row in rows]).rowcount)
+        await self._write(lambda c: c.executemany(sql, [(row,) for row in rows]).rowcount)
 
     async def struck(self, row: int) -> int:
         """The connection went while this row was alone in flight; returns how often that has happened."""
         sql = "UPDATE outbox SET strikes = strikes + 1 WHERE message = ? AND sink = 'mqtt' RETURNING strikes"
-        return await self._writer.submit(lambda c: int((c.execute(sql, (row,)).fetchall() or [(0,)])[0][0]))
+        return await self._write(lambda c: int((c.execute(sql, (row,)).fetchall() or [(0,)])[0][0]))
 
     async def park(self, rows: Sequence[int], reason: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
         """Puts rows aside and says so, in one transaction."""
@@ -97,7 +101,7 @@ class Outbox:
             if announce is not None:
                 self._recorder.announce(connection, *announce)
 
-        await self._writer.submit(run)
+        await self._write(run)
 
     async def unpark(self) -> int:
         """Everything parked is sent once more; returns how many."""
@@ -111,7 +115,7 @@ class Outbox:
 
     async def held_topics(self) -> tuple[str, ...]:
         sql = "SELECT name FROM topic WHERE held_since IS NOT NULL ORDER BY name"
-        return await self._readers.run(lambda c: tuple(str(name) for (name,) in c.execute(sql)))
+        return await self._read(lambda c: tuple(str(name) for (name,) in c.execute(sql)))
 
     async def hold(self, topic: str, rows: Sequence[int], announce: tuple[str, Mapping[str, Any]] | None) -> None:
         """Nobody subscribes: these rows wait, and so does what is recorded from now on for the topic."""
@@ -124,12 +128,12 @@ class Outbox:
             if announce is not None:
                 self._recorder.announce(connection, *announce)
 
-        await self._writer.submit(run)
+        await self._write(run)
 
     async def probe(self, topic: str) -> OutboxRow | None:
         """The oldest held row of a topic."""
         sql = f"{_ROW} AND o.state = 2 AND o.topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY o.message LIMIT 1"  # noqa: S608 - our words only
-        row = await self._readers.run(lambda c: c.execute(sql, (topic,)).fetchone())
+        row = await self._read(lambda c: c.execute(sql, (topic,)).fetchone())
         return None if row is None else _row(row, replayed=True)
 
     async def release(self, topic: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
@@ -140,7 +144,7 @@ class Outbox:
             if announce is not None:
                 self._recorder.announce(connection, *announce)
 
-        await self._writer.submit(run)
+        await self._write(run)
         sql = (
             "UPDATE outbox SET state = 0 WHERE sink = 'mqtt' AND message IN (SELECT message FROM outbox WHERE state = 2 "
             "AND topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY message LIMIT ?)"
@@ -175,13 +179,13 @@ class Outbox:
         """The MES's word; returns how many rows it delivered. `missing`: ranges of numbers that did not arrive."""
         total, after = 0, -1
         while True:
-            last, count = await self._writer.submit(lambda c, a=after: self._acknowledge(c, epoch, kind, up_to, missing, ack_timeout_s, a))  # type: ignore[misc]
+            last, count = await self._write(lambda c, a=after: self._acknowledge(c, epoch, kind, up_to, missing, ack_timeout_s, a))  # type: ignore[misc]
             total += count
             if last is None:
                 break
             after = last
         if in_flight:
-            total += await self._writer.submit(lambda c: _acknowledged_early(c, epoch, kind, up_to, missing, in_flight))
+            total += await self._write(lambda c: _acknowledged_early(c, epoch, kind, up_to, missing, in_flight))
         return total
 
     def _acknowledge(
@@ -220,9 +224,27 @@ class Outbox:
             self.generation += 1
         return (rows[-1][0] if len(rows) == PIECE else None), len(done)
 
+    async def _write(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        while True:
+            try:
+                return await self._writer.submit(run)
+            except Unavailable:
+                if self._writer.closed:
+                    raise
+                await asyncio.sleep(RETRY_S)  # the writer says in health what is wrong, and probes by itself
+
+    async def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        while True:
+            try:
+                return await self._readers.run(ask)
+            except Unavailable:
+                if self._writer.closed:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
     async def _again(self, sql: str, values: tuple[Any, ...]) -> int:
         """A change that makes rows due; the publisher reads from the beginning again."""
-        count = await self._writer.submit(lambda c: c.execute(sql, values).rowcount)
+        count = await self._write(lambda c: c.execute(sql, values).rowcount)
         if count:
             self.generation += 1
             self.fresh.set()

@@ -79,6 +79,10 @@ class Writer:
         self._board.report("ledger", HealthStatus.OK)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """The answer of `run` once it is committed. Unavailable, LedgerCorrupt, or whatever `run` raised."""
         future: asyncio.Future[T] = self._loop.create_future()
