@@ -34,6 +34,7 @@ from edged.ledger.rebuild import ready
 from edged.ledger.record import Recorder
 from edged.ledger.retention import AgeClock, Retention
 from edged.ledger.space import Space
+from edged.ledger.vanishing import Vanishing
 from edged.ledger.writer import TICK_S, Writer
 from edged.nouns import Board, Composer, PageResult, Recorded, Recording
 
@@ -64,12 +65,12 @@ class Ledger:
         path = self._path = state_dir / FILE
         self._wall, self._monotonic, self._config = wall, monotonic, config
         self._space = Space(state_dir, config.min_free_bytes, board, monotonic=monotonic)
-        self._writer = Writer(path, board, committed=self._committed, tick=self._tick, tick_s=tick_s)
+        self._writer = Writer(path, board, committed=self._committed, tick=self._tick, look=self._space.look, tick_s=tick_s)
         self._readers = Readers(path)
         self._recorder = Recorder(source, composer, wall=wall)
         self._age: AgeClock
         self._retention: Retention
-        self._known = KnownKeys()
+        self._vanishing = Vanishing(self._writer, wall)
         self._figures = read.Figures()
         self.epoch = ""
         self.outbox = Outbox(self._writer, self._readers, self._recorder, monotonic=monotonic, wall=wall)
@@ -102,7 +103,7 @@ class Ledger:
         self._writer.start(self._first_look)
         # A rejected image may lie here for years: 8 bytes each are read, nothing else.
         sql = "SELECT key FROM landing WHERE gone IS NULL"
-        self._known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
+        self._vanishing.known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
         self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
 
     def _announce_first(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> None:
@@ -132,12 +133,12 @@ class Ledger:
             # Of a file that does not read the writer tells in health; the last figures stand.
             with suppress(Unavailable):
                 self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
+            self._vanishing.retry()
             rest_s = max(FIGURES_S, FIGURES_SHARE * (self._monotonic() - began))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), rest_s)
 
     def _tick(self, connection: sqlite3.Connection) -> None:
-        self._space.look()
         self._retention.tick(connection)
 
     def _committed(self) -> None:
@@ -165,6 +166,8 @@ class Ledger:
     async def known(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> set[int]:
         """Indexes of (path, size, mtime_ns) that are recorded and not gone since."""
 
+        await self._vanishing.settled()
+
         def look(_: object = None) -> set[int]:
             return self._known.found([landing_hash(camera, *each) for each in seen])
 
@@ -181,8 +184,8 @@ class Ledger:
                 self._known.add(key)
 
     async def vanished(self, camera: str, path: bytes) -> None:
-        for key in await self._writer.submit(lambda c: recall.vanished(c, camera, path, self._wall())):
-            self._known.drop(key)
+        """It is known no more once that is written; what is recorded after this call already sees it."""
+        await self._vanishing.tell(camera, path)
 
     async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str]]:
         return await self._readers.run(lambda c: recall.pending_disposal(c, camera))
@@ -198,6 +201,10 @@ class Ledger:
     def outbox_figures(self) -> dict[str, Any]:
         figures = self._figures
         return {"undelivered": figures.undelivered, "parked": figures.rows["parked"], "oldest_s": figures.oldest_s}
+
+    @property
+    def _known(self) -> KnownKeys:
+        return self._vanishing.known
 
     @property
     def free_bytes(self) -> int | None:

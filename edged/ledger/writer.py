@@ -50,7 +50,8 @@ class Job(Generic[T]):
 
 
 class Writer:
-    """`committed()` is called in the loop after each commit, `tick(connection)` in the thread once a second, outside a transaction."""
+    """`committed()` is called in the loop after each commit, `tick(connection)` in the thread once a second, outside a transaction;
+    `look()` before it, whether the file is well or not."""
 
     def __init__(
         self,
@@ -59,9 +60,10 @@ class Writer:
         *,
         committed: Callable[[], None] = lambda: None,
         tick: Callable[[sqlite3.Connection], None] = lambda _: None,
+        look: Callable[[], None] = lambda: None,
         tick_s: float = TICK_S,
     ) -> None:
-        self._path, self._board, self._committed, self._tick, self._tick_s = path, board, committed, tick, tick_s
+        self._path, self._board, self._committed, self._tick, self._look, self._tick_s = path, board, committed, tick, look, tick_s
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -235,6 +237,7 @@ class Writer:
 
     def _idle(self) -> None:
         """Once a second: the tick; while the disk is away a small write is the probe."""
+        self._look()
         try:
             connection = self._connection
             if connection is None:

@@ -258,3 +258,16 @@ async def test_the_umask_does_not_matter(tmp_path: Path) -> None:
             assert (tmp_path / "open" / "ledger.db").stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
+
+
+async def test_ten_thousand_files_may_vanish_at_once_and_what_is_recorded_next_sees_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.baseline("cam1", [(b"%d.png" % number, number, 1) for number in range(10_000)])
+        first = await ledger.record([page(b"a.png")])
+        for number in range(10_000):
+            await ledger.vanished("cam1", b"%d.png" % number)
+        await ledger.vanished("cam1", b"a.png")
+        renamed = await ledger.record([page(b"b.png")])
+        assert (renamed.outcome, renamed.ids) == (Recording.RENAMED, first.ids)
+        seen = [*((b"%d.png" % number, number, 1) for number in range(10_000)), (b"a.png", 6, 1_000), (b"b.png", 6, 1_000)]
+        assert await ledger.known("cam1", seen) == {10_001}
