@@ -101,7 +101,7 @@ class Intake:
 
     async def vanished(self, landing: Landing) -> None:
         """The file was gone when it should have been read: no result, but an event."""
-        self._cameras[landing.camera].vanished(landing)
+        await self._cameras[landing.camera].vanished(landing)
 
     def snapshot(self) -> tuple[CameraSnapshot, ...]:
         return tuple(snapshot(camera) for camera in self._cameras.values())

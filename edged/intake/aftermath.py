@@ -9,9 +9,11 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from edged.config import After
@@ -24,6 +26,7 @@ from edged.intake.recall import Recall
 from edged.nouns import Landing, Recorded, Recording, VerdictKind, display_name
 
 RETRY_S = 60.0
+ROUND = 256
 Result = tuple[Pending, Disposed | OSError]
 
 
@@ -60,12 +63,15 @@ class Aftermath:
         self.undone = True
 
     async def done(self, landing: Landing, recorded: Recorded) -> None:
-        """The landing stays in flight until its copy is made, so that nobody disposes of the file before."""
-        errors = [result_id for result_id, kind in zip(recorded.ids, recorded.kinds, strict=False) if kind is VerdictKind.ERROR]
-        if recorded.outcome is Recording.RECORDED and errors:
-            await self._copy(landing, errors[0])
+        """The landing stays in flight until its copy is made, so that nobody disposes of the file before. Never raises for a peer."""
+        if recorded.outcome is Recording.RECORDED and VerdictKind.ERROR in recorded.kinds:
+            await self._copy(landing, recorded.ids[0])
         if self._camera.after is After.KEEP:
             self._outgoing.finish(landing)
+            if not recorded.ids:
+                return
+            with contextlib.suppress(Unavailable):  # else a later after = delete would take what lies here from before
+                await self._recall.disposed(self._camera.name, landing.path, recorded.ids[0], Outcome.KEPT, None)
             return
         self._outgoing.leaving[landing.path] = False
         self._outgoing.finish(landing)
@@ -79,47 +85,52 @@ class Aftermath:
         if landing.rejected is not None:
             self._keep.add(landing.path)
         self._inodes[landing.path] = landing.inode
-        if recorded.outcome is not Recording.RECORDED and recorded.ids:
+        if recorded.outcome is not Recording.RECORDED and recorded.ids and VerdictKind.ERROR not in recorded.kinds:
             # The ledger may count this image's disposal as done long ago: it was dropped once more.
-            self._repeats[landing.path] = Pending(landing.path, landing.size, landing.mtime_ns, "", recorded.ids[0], landing.inode)
+            self._repeats[landing.path] = Pending(landing.path, landing.size, landing.mtime_ns, "", recorded.ids[0], inode=landing.inode)
+        if len(self._retry_at) >= ROUND:
+            return  # the folder refuses everything: trying is left to `resume`
         # Several landings that end together share one round, and its directory syncs.
         self._waiting += 1
         async with self._lock:
             if self._waiting:
                 self._waiting = 0
-                await self._try_round()
+                await self._rounds()
 
     async def resume(self) -> None:
         """What a crash, a stall or a refusal left undone."""
         if self._camera.after is not After.KEEP:
             async with self._lock:
-                await self._try_round()
+                await self._rounds()
 
-    async def _try_round(self) -> None:
+    async def _rounds(self) -> None:
+        self.undone = True
+        tried: set[str] = set()
         try:
-            self.undone = True
-            await self._round()
+            while await self._round(tried):
+                pass
             self.undone = bool(self._retry_at)
         except Unavailable:
             pass  # folder or ledger is away: the camera's loop resumes when it is back
 
-    async def _round(self) -> None:
-        now = time.monotonic()
+    async def _round(self, tried: set[str]) -> bool:
+        """At most `ROUND` files, none of them twice; true when there may be more."""
+        now, work = time.monotonic(), list[Pending]()
         rows = [Pending(*row) for row in await self._recall.pending_disposal(self._camera.name)]
         listed = {row.path for row in rows}
         repeats = [self._repeats.pop(path) for path in list(self._repeats)]
-        work = []
         for row in (*rows, *(repeat for repeat in repeats if repeat.path not in listed)):
-            if row.path in self._outgoing.flights or self._retry_at.get(row.id, 0.0) > now:
+            if row.id in tried or row.path in self._outgoing.flights or self._retry_at.get(row.id, 0.0) > now:
                 continue
-            if row.path in self._keep:
-                self._keep.discard(row.path)
-                await self._recall.disposed(self._camera.name, row.path, row.id, Outcome.KEPT, None)
-                continue
-            inode = self._inodes.pop(row.path, None)
-            work.append(Pending(row.path, row.size, row.mtime_ns, row.sha256, row.id, row.inode or inode))
+            if len(work) == ROUND:
+                self._repeats.update({repeat.path: repeat for repeat in repeats if repeat.path not in listed and repeat not in work})
+                break
+            inode = row.inode or self._inodes.get(row.path)
+            reason = "truncated" if row.path in self._keep else row.reason
+            work.append(replace(row, inode=inode, reason=reason))
         if not work:
-            return
+            return False
+        tried.update(row.id for row in work)
         resumed = {row.path for row in work} - self._outgoing.leaving.keys()
         self._outgoing.leaving.update(dict.fromkeys(resumed, False))
         try:
@@ -129,6 +140,7 @@ class Aftermath:
             for path in resumed:
                 if self._outgoing.leaving.pop(path, False):
                     self._names.look_again(path)
+        return len(work) == ROUND
 
     def _dispose(self, work: Sequence[Pending]) -> list[Result]:
         """In the folder's thread."""
@@ -136,25 +148,39 @@ class Aftermath:
         for pending in work:
             self._folder.thread.tick()
             try:
-                results.append((pending, self._disposal.dispose(pending)))
+                results.append((pending, self._dispose_one(pending)))
             except OSError as error:
                 results.append((pending, error))
         return results
+
+    def _dispose_one(self, pending: Pending) -> Disposed:
+        """A truncated image stays. A rejected one goes only once it is in quarantine, or, when it is merely moved, in any case."""
+        if pending.reason.startswith("truncated"):
+            return Disposed(Outcome.KEPT)
+        if pending.verdict == VerdictKind.ERROR:
+            source = self._folder.absolute(pending.path)
+            kept = None
+            with contextlib.suppress(OSError):
+                kept = self._quarantine.keep(source, pending.id, self._folder.thread.tick)
+            if kept is None and self._camera.after is After.DELETE:
+                return Disposed(Outcome.KEPT)
+        return self._disposal.dispose(pending)
 
     async def _disposed(self, pending: Pending, result: Disposed | OSError) -> None:
         if isinstance(result, OSError):
             name = display_name(pending.path)
             cause = f"{name} cannot be {'moved' if self._camera.after is After.MOVE else 'deleted'}: {result.strerror or result}"
-            if result.errno == errno.EROFS:
-                self.trouble["read-only"] = cause + "; judged files stay where they are"
-                await self._recall.disposed(self._camera.name, pending.path, pending.id, Outcome.KEPT, None)
-            else:
+            if result.errno != errno.EROFS:
                 self.trouble[pending.id] = cause
                 self._retry_at[pending.id] = time.monotonic() + RETRY_S
-            return
+                return
+            self.trouble["read-only"] = cause + "; judged files stay where they are"
+            result = Disposed(Outcome.KEPT)
+        await self._recall.disposed(self._camera.name, pending.path, pending.id, result.outcome, result.new_path)
         self.trouble.pop(pending.id, None)
         self._retry_at.pop(pending.id, None)
-        await self._recall.disposed(self._camera.name, pending.path, pending.id, result.outcome, result.new_path)
+        self._keep.discard(pending.path)
+        self._inodes.pop(pending.path, None)
         if result.outcome in (Outcome.MOVED, Outcome.DELETED, Outcome.GONE):
             self._names.left(pending.path)
         elif result.outcome is Outcome.REPLACED:

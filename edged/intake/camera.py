@@ -79,6 +79,7 @@ class CameraIntake:
         self.away: Unavailable | None = None
         self.stalled_since: datetime | None = None
         self._lies_logged = False
+        self._ended = False
 
     # --- the loop
 
@@ -96,6 +97,8 @@ class CameraIntake:
                     task.cancel()
         finally:
             self.watches.close()
+            self._ended = True
+            await self.events.flush()
 
     async def _watch(self) -> None:
         while True:
@@ -203,12 +206,19 @@ class CameraIntake:
         await self.aftermath.done(landing, recorded)
         if flight is not None and flight.touched:
             self.look_again(landing.path)
+        await self._flush_at_end()
 
-    def vanished(self, landing: Landing) -> None:
+    async def vanished(self, landing: Landing) -> None:
         """It was gone when it should have been read."""
         if self.outgoing.finish(landing) is not None:
             self.look_again(landing.path)
             self.events.tell("vanished", {"camera": self.camera.name, "file": landing.name, "cause": "it was gone before it could be read"})
+        await self._flush_at_end()
+
+    async def _flush_at_end(self) -> None:
+        """The last images end after the loop has."""
+        if self._ended:
+            await self.events.flush()
 
     def left(self, path: bytes) -> None:
         """We took the file away ourselves; only a look can tell whether a new one has its name already."""

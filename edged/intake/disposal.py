@@ -8,16 +8,6 @@ Invariants
 - Each rename is followed by an fsync of its directory; across file systems copy, fsync, compare, unlink.
 """
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH103, PTH108, PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122, PTH208
 # Paths here are bytes, as the file system holds them.
 
@@ -46,13 +36,18 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One judged file. `inode` None: not known any more (after a restart). `sha256` empty: judged just now, the inode proves it."""
+    """One judged file. `inode` None: not known any more (after a restart). `sha256` empty: judged just now, the inode proves it.
+
+    `verdict` and `reason` as recorded, "" when not told.
+    """
 
     path: bytes
     size: int
     mtime_ns: int
     sha256: str
     id: str
+    verdict: str = ""
+    reason: str = ""
     inode: int | None = None
 
 
@@ -78,8 +73,12 @@ class Disposal:
         if self._camera.after is After.KEEP:
             return Disposed(Outcome.KEPT)
         path = os.path.join(self._root, file.path)
-        directory, name = os.path.split(path)
+        directory = os.path.dirname(path)
         aside = os.path.join(directory, b".edged-" + file.id.encode())
+        # Whatever can fail without touching the file comes first.
+        shelf = self._shelf(file) if self._camera.after is After.MOVE else b""
+        if os.path.lexists(aside) and os.path.lexists(path) and os.stat(aside, follow_symlinks=False).st_size == 0 < file.size:
+            os.unlink(aside)  # only the name was reserved when a crash came
         if not os.path.lexists(aside):
             if not os.path.lexists(path):
                 return self._found_elsewhere(file)
@@ -87,16 +86,30 @@ class Disposal:
                 return Disposed(Outcome.REPLACED)
             rename_new(path, aside)
             sync_directory(directory)
-        if not self._judged(aside, file):
-            return Disposed(Outcome.REPLACED, returned=self._give_back(aside, file))
+        try:
+            if not self._judged(aside, file):
+                return Disposed(Outcome.REPLACED, returned=self._give_back(aside, file))
+            return self._finish(aside, path, shelf, file)
+        except OSError:
+            # Not hidden under our name while it waits for another try; when its name is taken by now, it stays aside.
+            with contextlib.suppress(OSError):
+                rename_new(aside, path)
+                sync_directory(directory)
+            raise
+
+    def _shelf(self, file: Pending) -> bytes:
+        day = self._now().strftime("%Y-%m-%d").encode()
+        shelf = os.path.join(self._move_to, day, os.path.dirname(file.path))
+        _make_directories(shelf, self._move_to)
+        return shelf
+
+    def _finish(self, aside: bytes, path: bytes, shelf: bytes, file: Pending) -> Disposed:
+        directory, name = os.path.split(path)
         if self._camera.after is After.DELETE:
             os.unlink(aside)
             sync_directory(directory)
             self._sidecars(path, None)
             return Disposed(Outcome.DELETED)
-        day = self._now().strftime("%Y-%m-%d").encode()
-        shelf = os.path.join(self._move_to, day, os.path.dirname(file.path))
-        _make_directories(shelf, self._move_to)
         target = self._move(aside, shelf, name, file)
         sync_directory(shelf)
         sync_directory(directory)

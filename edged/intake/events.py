@@ -31,12 +31,17 @@ class Events:
         while True:
             await self._told.wait()
             self._told.clear()
-            while self._waiting:
-                event = self._waiting[0]
-                try:
-                    await self._announce(*event)
-                except Unavailable:
-                    await asyncio.sleep(RETRY_S)
-                    continue
-                if self._waiting and self._waiting[0] is event:
-                    self._waiting.popleft()
+            while not await self.flush():
+                await asyncio.sleep(RETRY_S)
+
+    async def flush(self) -> bool:
+        """False when the ledger is away and something still waits."""
+        while self._waiting:
+            event = self._waiting[0]
+            try:
+                await self._announce(*event)
+            except Unavailable:
+                return False
+            if self._waiting and self._waiting[0] is event:
+                self._waiting.popleft()
+        return True

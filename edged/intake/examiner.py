@@ -32,6 +32,7 @@ MAX_CANDIDATES = 4096
 BATCH = 256
 BACKLOG_BATCH = 1000
 _GONE = (errno.ENOENT, errno.ENOTDIR)
+_GONE_AGAIN_S = 0.25  # some shares show a name for a while that can no longer be opened
 
 
 class Names(Protocol):
@@ -244,7 +245,7 @@ class Examiner:
             return
         candidate = self.candidates.get(sight.path)
         if candidate is not None:
-            candidate.due = now if sight.open_error in _GONE else now + self._camera.poll_s
+            candidate.due = now + (_GONE_AGAIN_S if sight.open_error in _GONE else self._camera.poll_s)
         self.misfits.unreadable[sight.path] = f"it cannot be read: {os.strerror(sight.error or sight.open_error)}"
 
     def retry_unreadable(self) -> None:

@@ -5,16 +5,6 @@ Invariants
 - When a mount that held the folder is gone, the bare directory under it is not the folder: it is away, and nothing counts as vanished.
 """
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH118
 # Paths here are bytes, as the file system holds them.
 

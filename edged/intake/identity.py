@@ -4,16 +4,6 @@ The sources are tried in order; the first that matches gives the whole identity.
 with a note and never makes an image fail. `complete` means: lot and wafer are both known.
 """
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH122
 # Paths here are bytes, as the file system holds them.
 
@@ -31,6 +21,7 @@ from edged.intake.sidecar import Scalar, Unreadable, find, parse_sidecar
 from edged.nouns import Die, Frame, Identity, Material
 
 MAX_TEXT = 128
+_SECONDS_UNTIL_5138 = 1e11
 _INTEGERS = frozenset(("slot", "die_x", "die_y", "site"))
 _SIDECARS = (IdentityKind.SIDECAR_JSON, IdentityKind.SIDECAR_XML)
 _FIELD = re.compile(r"\{(\*|[a-z_]+)\}")
@@ -141,7 +132,7 @@ def _typed(values: Mapping[str, Scalar], kind: str, notes: list[str]) -> dict[st
                 fields[name] = _time(value)
             else:
                 fields[name] = _text(value)
-        except (ValueError, OverflowError) as problem:
+        except (ValueError, OverflowError, OSError) as problem:  # OSError: a time beyond what the platform knows
             notes.append(f"{kind}: {name} left out: {problem}")
     return fields
 
@@ -165,6 +156,10 @@ def _text(value: Scalar) -> str:
 
 def _time(value: Scalar) -> datetime:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # Seconds since 1970, or milli-, micro- or nanoseconds: a scale of a thousand apart, so the size tells.
+        for _ in range(3):
+            if abs(value) >= _SECONDS_UNTIL_5138:
+                value /= 1000
         return datetime.fromtimestamp(value, UTC)
     text = str(value).strip()[:40]
     for form in _TIMES:

@@ -37,7 +37,9 @@ class Misfits:
 
     def lost(self, path: bytes, inode: int, present: set[int]) -> None:
         """A file under observation is gone from its name; perhaps it was only renamed, and the next listing shows it."""
-        if inode not in present:
+        if inode == 0:  # it was never looked at: nothing could show it again
+            self.vanished(path)
+        elif inode not in present:
             self._lost[inode] = (path, time.monotonic())
 
     def found_again(self, inode: int) -> None:

@@ -1,15 +1,5 @@
 """Copies of images that could not be judged, kept in the state directory below a cap; the oldest copies make room."""
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH108, PTH116
 # Paths here are bytes, as the file system holds them.
 

@@ -29,8 +29,8 @@ class Recall(Protocol):
     async def vanished(self, camera: str, path: bytes) -> None:
         """A known file is no longer in the folder, and not through us."""
 
-    async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str]]:
-        """Judged files whose `after` is not done yet: path, size, mtime_ns, sha256, id."""
+    async def pending_disposal(self, camera: str) -> Sequence[tuple[Any, ...]]:
+        """Judged files whose `after` is not done yet: path, size, mtime_ns, sha256, id, and the verdict and its reason."""
 
     async def disposed(self, camera: str, path: bytes, result_id: str, outcome: str, new_path: str | None, /) -> None:
         """`outcome`: kept, moved, deleted, replaced (the name holds another file by now), gone."""

@@ -1,15 +1,5 @@
 """Golden references beside the images or in a store: which files are references, and which one belongs to an image."""
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH118, PTH122
 # Paths here are bytes, as the file system holds them.
 

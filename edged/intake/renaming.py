@@ -1,15 +1,5 @@
 """Renaming that never replaces, and copies that are proven before the original goes. For a folder's thread."""
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH104, PTH108
 # Paths here are bytes, as the file system holds them.
 

@@ -4,16 +4,6 @@ A file belongs to the first camera in config order whose folder and globs match.
 when they contain a slash; letter case does not matter. Golden references, `move_to` folders and edged's own files are nobody's.
 """
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH100
 # Paths here are bytes, as the file system holds them.
 

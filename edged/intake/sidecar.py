@@ -4,16 +4,6 @@ Refused as a whole: above 1 MiB, nesting deeper than 64, JSON with NaN or a repe
 A document is a flat mapping from dotted path to scalar; a bare field name finds the shallowest key or attribute of that name.
 """
 
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
-# Paths here are bytes, as the file system holds them.
-
 # ruff: noqa: PTH118, PTH122
 # Paths here are bytes, as the file system holds them.
 
@@ -23,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +46,11 @@ def read_sidecar(folder: Path, path: bytes, kind: IdentityKind) -> bytes | None:
     for name in names_beside(path, kind):
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(os.path.join(os.fsencode(folder), name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(fd, "rb") as file:
-                return file.read(MAX_BYTES + 1)
+            try:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    return os.read(fd, MAX_BYTES + 1)
+            finally:
+                os.close(fd)
     return None
 
 

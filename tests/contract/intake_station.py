@@ -27,7 +27,7 @@ class Memory:
         self.started: set[str] = set()
         self.baselined: list[bytes] = []
         self.vanishings: list[bytes] = []
-        self.pending: dict[str, list[tuple[bytes, int, int, str, str]]] = {}
+        self.pending: dict[str, list[tuple[bytes, int, int, str, str, str, str]]] = {}
         self.disposals: list[tuple[bytes, str, str | None]] = []
         self.away = False
         self.asked = 0
@@ -57,7 +57,7 @@ class Memory:
         self._here()
         self.vanishings.append(path)
 
-    async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str]]:
+    async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str, str, str]]:
         self._here()
         return list(self.pending.get(camera, []))
 
@@ -126,7 +126,7 @@ class Station:
         key = hashlib.sha256(repr((landing.camera, landing.path, landing.size, landing.mtime_ns, digest)).encode()).hexdigest()
         self.memory.recorded[landing.camera, landing.path] = (landing.size, landing.mtime_ns)
         if outcome is Recording.RECORDED:
-            row = (landing.path, landing.size, landing.mtime_ns, digest, key[:32])
+            row = (landing.path, landing.size, landing.mtime_ns, digest, key[:32], str(kind), landing.rejected or "")
             self.memory.pending.setdefault(landing.camera, []).append(row)
         recorded = Recorded(outcome, (key[:32],), (kind,))
         await self.intake.done(landing, recorded)

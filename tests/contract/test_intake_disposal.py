@@ -91,7 +91,7 @@ def test_another_content_of_the_same_size_and_mtime_goes_back_unharmed(folder: P
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     done = disposal(folder, after=after).dispose(row)
     assert (done.outcome, done.returned) == (Outcome.REPLACED, b"a.png")
-    assert {each.name: each.read_bytes() for each in folder.iterdir()} == {"a.png": b"B" * 1000}
+    assert {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()} == {"a.png": b"B" * 1000}
 
 
 def test_a_file_taken_aside_before_a_crash_goes_on_from_there(folder: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_copy_that_fails_leaves_the_original(folder: Path, tmp_path: Path, mon
             patch.setattr(os, "fsync", no_space)
             with pytest.raises(OSError, match="No space"):
                 disposal(folder, after="move", move_to=other).dispose(row)
-        assert (folder / f".edged-{ID}").read_bytes() == picture()
+        assert [each.name for each in folder.iterdir()] == ["a.png"]
         assert disposal(folder, after="move", move_to=other).dispose(row).outcome is Outcome.MOVED
     finally:
         for each in sorted(other.rglob("*"), reverse=True):
@@ -264,7 +264,7 @@ async def test_disposal_is_resumed_after_a_restart_without_judging_again(folder:
     facts, row = path.stat(), pending(path, folder)
     memory.started.add("cam")
     memory.recorded["cam", b"a.png"] = (facts.st_size, facts.st_mtime_ns)
-    memory.pending["cam"] = [(row.path, row.size, row.mtime_ns, row.sha256, row.id)]
+    memory.pending["cam"] = [(row.path, row.size, row.mtime_ns, row.sha256, row.id, "PASS", "")]
     async with Station(tmp_path, [camera(folder, after="move")], memory=memory).running() as station:
         await station.until(lambda: memory.disposals)
         assert not path.exists()
@@ -299,7 +299,7 @@ async def test_a_disposal_that_fails_is_told_and_the_image_stays(folder: Path, t
         await station.judge(await station.landing())
         await station.until(lambda: "cannot be moved" in station.health.items["folder:cam"][1])
         await station.nothing(0.3)
-        assert len(list(folder.iterdir())) == 1
+        assert [each.name for each in folder.iterdir()] == ["a.png"]
 
 
 async def test_what_we_move_away_ourselves_is_never_told_as_vanished(folder: Path, tmp_path: Path) -> None:
@@ -322,3 +322,82 @@ async def test_a_landing_judged_after_intake_has_stopped_is_still_disposed_of(fo
     await station.judge(landing)
     assert not path.exists()
     assert station.channel.closed
+
+
+def crashed(folder: Path, name: str, data: bytes, verdict: str, reason: str) -> Memory:
+    """A ledger that committed a verdict just before everything ended."""
+    memory, path = Memory(), drop(folder, name, data)
+    facts, row = path.stat(), pending(path, folder)
+    memory.started.add("cam")
+    memory.recorded["cam", row.path] = (facts.st_size, facts.st_mtime_ns)
+    memory.pending["cam"] = [(row.path, row.size, row.mtime_ns, row.sha256, row.id, verdict, reason)]
+    return memory
+
+
+async def test_after_a_crash_a_rejected_image_is_copied_before_it_is_deleted(folder: Path, tmp_path: Path) -> None:
+    memory = crashed(folder, "bad.png", picture(), "ERROR", "decode")
+    async with Station(tmp_path, [camera(folder, after="delete")], memory=memory).running() as station:
+        await station.until(lambda: memory.disposals)
+        assert [each.read_bytes() for each in station.quarantine.iterdir()] == [picture()]
+        assert list(folder.iterdir()) == []
+
+
+async def test_after_a_crash_a_rejected_image_without_a_copy_is_not_deleted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "quarantine").write_text("a file where the folder should be")
+    memory = crashed(folder, "bad.png", picture(), "ERROR", "decode")
+    async with Station(tmp_path, [camera(folder, after="delete")], memory=memory).running() as station:
+        await station.until(lambda: memory.disposals == [(b"bad.png", "kept", None)])
+        assert (folder / "bad.png").read_bytes() == picture()
+
+
+@pytest.mark.parametrize("after", ["move", "delete"])
+async def test_after_a_crash_a_truncated_image_still_stays(folder: Path, tmp_path: Path, after: str) -> None:
+    memory = crashed(folder, "half.png", picture()[:900], "ERROR", "truncated")
+    async with Station(tmp_path, [camera(folder, after=after)], memory=memory).running() as station:
+        await station.until(lambda: memory.disposals == [(b"half.png", "kept", None)])
+        assert (folder / "half.png").is_file()
+        await station.nothing(0.2)
+
+
+async def test_a_camera_that_keeps_leaves_nothing_pending_for_a_later_delete(folder: Path, tmp_path: Path) -> None:
+    memory = Memory()
+    async with Station(tmp_path, [camera(folder)], memory=memory).running() as station:
+        drop(folder, "a.png", picture())
+        await station.judge(await station.landing())
+        assert memory.pending["cam"] == []
+    async with Station(tmp_path, [camera(folder, after="delete")], memory=memory).running() as station:
+        await station.nothing(0.4)
+        assert (folder / "a.png").is_file()
+
+
+async def test_hundreds_of_pending_files_are_disposed_of_in_rounds(folder: Path, tmp_path: Path) -> None:
+    memory, rows = Memory(), []
+    for number in range(600):
+        path = drop(folder, f"{number}.png", picture(number % 5, 16))
+        row = pending(path, folder)
+        memory.recorded["cam", row.path] = (row.size, row.mtime_ns)
+        rows.append((row.path, row.size, row.mtime_ns, row.sha256, f"{ID}{number:03}", "PASS", ""))
+    memory.pending["cam"] = rows
+    async with Station(tmp_path, [camera(folder, after="move")], memory=memory).running() as station:
+        await station.until(lambda: len(memory.disposals) == 600, 20)
+        assert not list(folder.glob("*.png"))
+        await station.nothing(0.2)
+
+
+def test_a_name_reserved_before_a_crash_is_not_taken_for_an_image(folder: Path) -> None:
+    path = drop(folder, "a.png", picture())
+    row = pending(path, folder)
+    (folder / f".edged-{ID}").touch()
+    assert disposal(folder, after="move").dispose(row).outcome is Outcome.MOVED
+    assert (folder / ".done" / DAY / "a.png").read_bytes() == picture()
+    assert [each.name for each in folder.iterdir()] == [".done"]
+
+
+async def test_the_events_of_the_last_images_go_out_after_intake_has_stopped(folder: Path, tmp_path: Path) -> None:
+    async with Station(tmp_path, [camera(folder)]).running() as station:
+        drop(folder, "bad.png", picture(1))
+        drop(folder, "gone.png", picture(2))
+        landings = {landing.path: landing for landing in [await station.landing(), await station.landing()]}
+    await station.judge(landings[b"bad.png"], VerdictKind.ERROR)
+    await station.intake.vanished(landings[b"gone.png"])
+    assert [kind for kind, _ in station.events] == ["quarantine", "vanished"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from edged.config import IdentityKind, IdentitySource
 from edged.intake.identity import explain, identify, sidecar_worth_waiting, template_problem
-from edged.intake.sidecar import MAX_BYTES, Unreadable, parse_sidecar
+from edged.intake.sidecar import MAX_BYTES, Unreadable, parse_sidecar, read_sidecar
 from edged.nouns import Die, Identity
 
 JSON, XML = IdentityKind.SIDECAR_JSON, IdentityKind.SIDECAR_XML
@@ -90,6 +91,25 @@ def test_a_field_of_the_wrong_type_is_left_out_with_a_note() -> None:
     assert found.material.lot_id == "L1"
     assert (found.material.slot, found.die.x, found.material.wafer_id, found.acquired) == (None,) * 4
     assert len(parsed.notes) == 4
+
+
+@pytest.mark.parametrize("scale", [1, 1000, 10**6, 10**9])
+def test_an_epoch_in_seconds_or_any_smaller_unit_is_the_same_time(scale: int) -> None:
+    found = identify([sidecar()], b"a.png", {JSON: json.dumps({"lot_id": "L1", "acquired": 1_732_406_400 * scale}).encode()})
+    assert found.acquired == datetime(2024, 11, 24, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("time", ["1e300", "-1e18", "99999999999", "true", "[1]", '"yesterday"', "1" * 400, "-99999999999"])
+def test_a_time_that_is_none_is_left_out(time: str) -> None:
+    found = identify([sidecar()], b"a.png", {JSON: f'{{"lot_id": "L1", "acquired": {time}}}'.encode()})
+    assert found.material.lot_id == "L1"
+
+
+def test_a_directory_with_a_sidecars_name_costs_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [read_sidecar(tmp_path, b"a.png", JSON) for _ in range(20)] == [None] * 20
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
