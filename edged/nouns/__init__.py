@@ -1,0 +1,47 @@
+"""The nouns that travel from room to room: frozen, slotted, without behaviour.
+
+Paths below a camera's folder travel as the bytes the file system holds: a file name need not be UTF-8.
+`display_name` is the one way to show one.
+Wall-clock times are aware UTC datetimes; durations come from a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from edged.nouns.health import Board, HealthItem, HealthStatus
+from edged.nouns.image import Geometry, ImageFacts, InputPlan, PagePart, Quality, Tensor
+from edged.nouns.landing import Die, Frame, Identity, Landing, Material
+from edged.nouns.message import Composer, Envelope, Numbering, OutboxRow, Recorded, Recording
+from edged.nouns.names import display_name
+from edged.nouns.verdict import Defect, ModelContract, ModelFacts, ModelOutputs, ModelScores, PageResult, Verdict, VerdictKind
+
+__all__ = [
+    "Board",
+    "Composer",
+    "Defect",
+    "Die",
+    "Envelope",
+    "Frame",
+    "Geometry",
+    "HealthItem",
+    "HealthStatus",
+    "Identity",
+    "ImageFacts",
+    "InputPlan",
+    "Landing",
+    "Material",
+    "ModelContract",
+    "ModelFacts",
+    "ModelOutputs",
+    "ModelScores",
+    "Numbering",
+    "OutboxRow",
+    "PagePart",
+    "PageResult",
+    "Quality",
+    "Recorded",
+    "Recording",
+    "Tensor",
+    "Verdict",
+    "VerdictKind",
+    "display_name",
+]

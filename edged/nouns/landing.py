@@ -1,0 +1,87 @@
+"""What lies in a folder: a landing, and whose image it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from edged.nouns.names import display_name
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What was inspected, in the MES's words. `complete` is false when lot or wafer is unknown."""
+
+    lot_id: str | None = None
+    wafer_id: str | None = None
+    slot: int | None = None
+    carrier_id: str | None = None
+    product: str | None = None
+    step: str | None = None
+    complete: bool = False
+    from_: str | None = None  # which identity source gave it: sidecar-json, regex ...
+
+
+@dataclass(frozen=True, slots=True)
+class Die:
+    x: int | None = None
+    y: int | None = None
+    site: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The die's frame, in SEMI E142's words. `um_per_px` None: no micrometres in the result."""
+
+    origin: str = "LowerLeft"
+    axis: str = "UpRight"
+    orientation_deg: int = 0
+    notch: str = "DOWN"
+    um_per_px: float | None = None
+    die_pitch_um: tuple[float, float] | None = None
+    # position of the image's top left pixel relative to the die's origin
+    offset_um: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What intake could tell of an image before looking at its pixels. Empty when no source of the camera's list matched."""
+
+    material: Material = Material()
+    die: Die = Die()
+    recipe: str | None = None
+    chamber: str | None = None
+    job_id: str | None = None
+    operator: str | None = None
+    acquired: datetime | None = None
+    acquired_from: str | None = None
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """A regular file in a watched folder, complete and settled. `path` is relative to the camera's folder.
+
+    `rejected` names the reason when intake itself gave the image up (`truncated`); it is then recorded as ERROR without decoding.
+    """
+
+    camera: str
+    folder: str
+    path: bytes
+    size: int
+    mtime_ns: int
+    inode: int
+    identity: Identity
+    recipe: str
+    detected: datetime
+    settle_ms: float
+    settled_monotonic: float
+    rejected: str | None = None
+    rejected_detail: str = ""
+    sidecar: bytes | None = None
+    traceparent: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file name for people and messages."""
+        return display_name(self.path)
