@@ -23,7 +23,7 @@ import structlog
 from edged import __version__
 from edged.channel import Channel
 from edged.config import Config
-from edged.errors import ModelMismatch
+from edged.errors import ModelMismatch, Unavailable
 from edged.holds import Holds
 from edged.inference import Inference
 from edged.intake import Intake
@@ -183,7 +183,7 @@ class Daemon:
         )
         decoders.on_ring(inference.add_ring)
         for recipe in config.recipe:
-            with suppress(ModelMismatch):  # health says so; the ring is made with the first image once the model is there
+            with suppress(ModelMismatch, Unavailable):  # the ring is made with the first image, once the model and /dev/shm allow it
                 decoders.reserve(inference.plans(recipe.name))
         return cls(config, board, ledger, decoders, inference)
 

@@ -9,7 +9,6 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -22,7 +21,7 @@ import structlog
 
 from edged.config import Camera, Combine, Recipe
 from edged.errors import ModelOutputInvalid
-from edged.intake.reference import reference_beside, reference_for
+from edged.intake.reference import reference_candidates
 from edged.nouns import (
     Frame,
     ImageFacts,
@@ -44,7 +43,7 @@ log = structlog.get_logger("edged.journey")
 
 class Vision(Protocol):
     def prepare(
-        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | None
+        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Sequence[Path]
     ) -> AsyncGenerator[PagePart, None]: ...
     def release(self, tensor: Tensor) -> None: ...
 
@@ -120,11 +119,11 @@ class Journey:
         plans, contracts = self._inference.plans(recipe.name), self._inference.contracts(recipe.name)
         results: list[PageResult] = []
         page: _Page | None = None
-        reference = await self._golden(landing, recipe)
+        references = self._golden(landing, recipe)
         try:
-            async with aclosing(self._vision.prepare(landing, recipe.name, plans, reference)) as parts:
+            async with aclosing(self._vision.prepare(landing, recipe.name, plans, references)) as parts:
                 async for part in parts:
-                    page = page or _Page([[] for _ in contracts], missing=recipe.reference is not None and reference is None)
+                    page = page or _Page([[] for _ in contracts], missing=recipe.reference is not None and not references)
                     await self._infer_part(landing, recipe, contracts, page, part)
                     if part.last:
                         results.append(self._judge_page(landing, recipe, contracts, page, part))
@@ -137,13 +136,9 @@ class Journey:
             return [self._error(landing, image, None, reason, detail)]
         return results
 
-    async def _golden(self, landing: Landing, recipe: Recipe) -> Path | None:
-        """Where the golden reference should lie. The decoder process finds out whether it does: a share may hang."""
-        if self._reference is not None or recipe.reference is None:
-            return self._reference
-        if (beside := reference_beside(landing.path, recipe)) is not None:
-            return Path(landing.folder, os.fsdecode(beside))
-        return await asyncio.to_thread(reference_for, landing, recipe)
+    def _golden(self, landing: Landing, recipe: Recipe) -> tuple[Path, ...]:
+        """Where the golden reference may lie. The decoder process finds out whether it does: a share may hang."""
+        return reference_candidates(landing, recipe) if self._reference is None else (self._reference,)
 
     async def _infer_part(self, landing: Landing, recipe: Recipe, contracts: Sequence[ModelContract], page: _Page, part: PagePart) -> None:
         """Asks the recipe's models about the part's tensors, in a chain only as far as the first one lets it."""

@@ -1,6 +1,6 @@
 """Golden references beside the images or in a store: which files are references, and which one belongs to an image."""
 
-# ruff: noqa: PTH118, PTH122
+# ruff: noqa: PTH117, PTH118, PTH122
 # Paths here are bytes, as the file system holds them.
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from edged.config import Recipe
 from edged.nouns import Landing
 
-_SUFFIXES = frozenset((".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"))
+_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+_IN_STORE = (*_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES))
 
 
 def is_reference(path: bytes, recipe: Recipe) -> bool:
@@ -33,20 +34,20 @@ def reference_beside(path: bytes, recipe: Recipe) -> bytes | None:
     return os.fsencode(os.path.normpath(os.path.join(directory, beside)))
 
 
-def reference_for(landing: Landing, recipe: Recipe) -> Path | None:
-    """An image's golden reference, if there is one: beside it by `pattern`, or `{store}/{recipe}/{die_x}_{die_y}.*`. Touches the disk."""
+def reference_candidates(landing: Landing, recipe: Recipe) -> tuple[Path, ...]:
+    """Where an image's golden reference may lie, the likeliest first: beside it by `pattern`, or `{store}/{recipe}/{die_x}_{die_y}.*`.
+
+    None when the image names no die, or the recipe's name leads out of the store. Pure: the store may hang, so a decoder process looks.
+    """
     if (beside := reference_beside(landing.path, recipe)) is not None:
-        path = Path(landing.folder, os.fsdecode(beside))
-        return path if path.is_file() else None
+        return (Path(landing.folder, os.fsdecode(beside)),)
     die = landing.identity.die
     if recipe.reference is None or recipe.reference.store is None or die.x is None or die.y is None:
-        return None
-    shelf = recipe.reference.store / recipe.name
-    # A recipe's name is free text: it must not lead out of the store.
-    if not shelf.resolve().is_relative_to(recipe.reference.store.resolve()):
-        return None
-    found = (shelf / f"{die.x}_{die.y}{suffix}" for suffix in sorted(_SUFFIXES | {suffix.upper() for suffix in _SUFFIXES}))
-    return next((path for path in found if path.is_file()), None)
+        return ()
+    # A recipe's name is free text.
+    if os.path.isabs(recipe.name) or ".." in recipe.name.split("/") or "\0" in recipe.name:
+        return ()
+    return tuple(recipe.reference.store / recipe.name / f"{die.x}_{die.y}{suffix}" for suffix in _IN_STORE)
 
 
 @lru_cache(maxsize=64)

@@ -85,7 +85,8 @@ class Recorder:
     ) -> Recorded:
         """`before`: what was recorded at this place last; `twins`: the first recorded id of each page's content."""
         supersedes = None
-        if before is not None and before[_VERDICT] == VerdictKind.ERROR and before[_REASON] == "truncated" and before[_ID]:
+        # One that was gone in between did not complete: what lies there now is another image.
+        if before is not None and (before[_GONE], before[_VERDICT], before[_REASON]) == (None, VerdictKind.ERROR, "truncated") and before[_ID]:
             supersedes = str(UUID(bytes=before[_ID]))
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
         ids = [self._id(page) for page in pages]

@@ -3,7 +3,8 @@
 Invariants
 - Every slot of a yielded part belongs to whoever got the part, until `release`; all other slots are given back here.
 - Slots come before a process: an image whose model cannot take it holds no decoder.
-- A death is counted for the file that was being decoded. The first is tried again in another process, the second rejects the file.
+- A death is counted for the page that was being decoded. The first is tried again in another process; the second rejects the page when its
+  file is known to have it, from an earlier page, else the file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edged.config import Decode, QualityLimits
 from edged.errors import Unavailable
 from edged.nouns import Board, ImageFacts, InputPlan, Landing, PagePart, Tensor
 from edged.vision.members import Request
-from edged.vision.outcomes import ChangedUnderway, Rejected
+from edged.vision.outcomes import Rejected, raise_for
 from edged.vision.pool import Pool
 from edged.vision.quality import Measured, judge
 from edged.vision.ring import Granted, Ring, RingFacts, Slots, Want, remove_stale
@@ -69,7 +70,7 @@ class Decoders:
         self._last: dict[str, _PlanSet] = {}  # by recipe: comparing plans costs more than looking whether they are the same
         self._ring_numbers: dict[int, int] = {}
         self._on_ring: list[Callable[[RingFacts], None]] = []
-        self._deaths: dict[tuple[str, bytes, int, int, int], int] = {}
+        self._deaths: dict[_Key, int] = {}
 
     async def __aenter__(self) -> Self:
         remove_stale()
@@ -112,15 +113,17 @@ class Decoders:
         Raises Unavailable, FileNotFoundError, ChangedUnderway; Rejected when even this kills a process.
         """
         answer = await self._ask(landing, Job(next(self._numbers), *_place(landing), plans=None), None, [])
-        _raise_for(answer, landing, "")
+        raise_for(answer, landing, "")
         if answer["outcome"] == "died":
             raise Rejected("decoder-died", f"reading it ended a decoder process: {answer['detail']}")
         return image_from_wire(answer["image"])
 
     async def prepare(
-        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | None
+        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | Sequence[Path] | None
     ) -> AsyncGenerator[PagePart, None]:
         """The file's pages in order, each in one part, or several when it has more tiles than there are free slots.
+
+        Of several paths for the golden `reference` the first that is a file counts; only a decoder process looks.
 
         The first part of a page holds at least one tensor of every plan. Raises Rejected for the whole file, Unavailable
         (`folder:{camera}`; `recipe:{recipe}` when its flat field is away), FileNotFoundError or ChangedUnderway when the file is not the
@@ -136,9 +139,11 @@ class Decoders:
             *_place(landing),
             plans=known.number,
             done=(0,) * len(plans),
-            reference=str(reference) if reference else None,
+            reference=tuple(str(path) for path in ((reference,) if isinstance(reference, Path) else reference or ())),
         )
         wants = known.first
+        image: ImageFacts | None = None
+        need: Sequence[int]
         try:
             while True:
                 granted = await self._slots.acquire(wants)
@@ -146,20 +151,25 @@ class Decoders:
                 answer = await self._ask(landing, asked, known, granted)
                 if answer["outcome"] == "died":
                     self._give_back(granted)
-                    await self._mourn(landing, answer["detail"])
-                    continue
-                part = self._part(landing, recipe, granted, answer)
-                image, need = part.image, answer.get("need") or ()
+                    if self._first_death(landing, job.page):
+                        continue
+                    part = await self._mourn(landing, job.page, image, answer)
+                    need, more = (), job.page + 1 < (part.image.pages or 0)
+                else:
+                    part = self._part(landing, recipe, granted, answer)
+                    need, more = answer.get("need") or (), answer["more"]
+                image = part.image
                 yield part
+                if not any(need):
+                    self._deaths.pop(_key(landing, job.page), None)
                 if any(need):
                     done = tuple(count + sum(t.model == i for t in part.tensors) for i, count in enumerate(job.done))
                     job = replace(job, done=done, sha256=image.sha256)
                     wants = [(i, known.rings[i], count) for i, count in enumerate(need) if count]
-                elif answer["more"]:
+                elif more:
                     job = replace(job, page=job.page + 1, done=(0,) * len(plans), sha256=image.sha256)
                     wants = known.first
                 else:
-                    self._deaths.pop(_key(landing), None)
                     return
         finally:
             self._pool.let_go(job.number)
@@ -193,15 +203,24 @@ class Decoders:
         answer["timing"]["wait"] = (request.begun - now) * 1000
         return answer
 
-    async def _mourn(self, landing: Landing, cause: str) -> None:
-        """Counts a death; raises Rejected at the second one of the same file."""
-        key = _key(landing)
+    def _first_death(self, landing: Landing, page: int) -> bool:
+        key = _key(landing, page)
         self._deaths[key] = self._deaths.get(key, 0) + 1
-        if self._deaths[key] < 2:
-            return
-        del self._deaths[key]
-        image = await self.facts(landing)
-        raise Rejected("decoder-died", f"decoding it ended two decoder processes; the second one: {cause}", image)
+        return self._deaths[key] < 2
+
+    async def _mourn(self, landing: Landing, page: int, before: ImageFacts | None, answer: Mapping[str, Any]) -> PagePart:
+        """The rejected page that ended two processes. Raises Rejected for the file when no page of it was seen before."""
+        detail = f"decoding it ended two decoder processes; the second one: {answer['detail']}"
+        if before is None:
+            try:
+                image = await self.facts(landing)
+            except Rejected:
+                image = None
+            del self._deaths[_key(landing, page)]
+            raise Rejected("decoder-died", detail, image)
+        same = before.page == page
+        image = before if same else ImageFacts(before.sha256, before.bytes, before.media_type, page, before.pages)
+        return PagePart(image, None, (), True, "", (), answer["timing"], ("decoder-died", detail))
 
     def _part(self, landing: Landing, recipe: str, granted: Granted, answer: dict[str, Any]) -> PagePart:
         tensors: list[Tensor] = []
@@ -215,13 +234,13 @@ class Decoders:
         # A process that would not die keeps its slots until it does.
         if answer["outcome"] != "hung":
             self._give_back([grant for position, grant in enumerate(granted) if position not in used])
-        _raise_for(answer, landing, recipe)
+        raise_for(answer, landing, recipe)
         image = image_from_wire(answer["image"])
         timing = answer["timing"]
         if answer["outcome"] == "rejected":
             reason, detail = answer["reason"], answer["detail"]
             if answer["whole"]:
-                self._deaths.pop(_key(landing), None)
+                self._deaths.pop(_key(landing, image.page), None)
                 raise Rejected(reason, detail, image)
             return PagePart(image, None, (), True, "", (), timing, (reason, detail))
         quality = judge(Measured(*answer["quality"]), self._limits.get(recipe))
@@ -236,19 +255,8 @@ def _place(landing: Landing) -> tuple[str, str, int, int, int]:
     return landing.folder, landing.path.decode("utf-8", "surrogateescape"), landing.size, landing.mtime_ns, landing.inode
 
 
-def _key(landing: Landing) -> tuple[str, bytes, int, int, int]:
-    return landing.camera, landing.path, landing.size, landing.mtime_ns, landing.inode
+_Key = tuple[str, bytes, int, int, int, int]
 
 
-def _raise_for(answer: Mapping[str, Any], landing: Landing, recipe: str) -> None:
-    """Raises for the outcomes that say nothing of the image itself."""
-    outcome, detail = answer["outcome"], answer.get("detail", "")
-    if outcome == "vanished":
-        raise FileNotFoundError(f"{landing.name} of camera {landing.camera} went away before it was read")
-    if outcome == "changed":
-        raise ChangedUnderway(landing.name, detail)
-    if outcome in ("unavailable", "hung"):
-        hint = f"Look at the folder {landing.folder}: is it mounted, and may edged read it?"
-        raise Unavailable(f"folder:{landing.camera}", f"{landing.name}: {detail}", hint)
-    if outcome == "flat-field":
-        raise Unavailable(f"recipe:{recipe}", detail, "Put the flat field's image back, or take flat_field out of the recipe.")
+def _key(landing: Landing, page: int) -> _Key:
+    return landing.camera, landing.path, landing.size, landing.mtime_ns, landing.inode, page

@@ -9,7 +9,7 @@ from typing import Any
 
 from edged.vision.process import DecoderProcess
 from edged.vision.ring import Granted, Ring
-from edged.vision.wire import AT_THE_FOLDER, AT_WORK, PLANS, RING, Job
+from edged.vision.wire import AT_THE_FOLDER, AT_WORK, PLANS, REFERENCE, RING, Job
 
 
 @dataclass(slots=True, eq=False)
@@ -29,10 +29,11 @@ class Request:
     whole: bool = False
     begun: float = 0.0
     abandoned: bool = False
+    unsent: int = 0
 
-    def settled(self, outcome: str, detail: str) -> dict[str, Any]:
-        """An answer in place of the process's."""
-        return {"number": self.job.number, "outcome": outcome, "detail": detail, "timing": {}}
+    def settled(self, outcome: str, detail: str, *, reference: bool = False) -> dict[str, Any]:
+        """An answer in place of the process's. `reference`: it was at the golden reference."""
+        return {"number": self.job.number, "outcome": outcome, "detail": detail, "timing": {}, "reference": reference}
 
 
 @dataclass(slots=True, eq=False)
@@ -73,21 +74,35 @@ class Member:
     def at_the_folder(self) -> bool:
         return self.process.phase in AT_THE_FOLDER
 
-    def begin(self, batch: list[Request], now: float) -> None:
-        """Sends the jobs in one message, after whatever they need to be told first."""
+    @property
+    def at_the_reference(self) -> bool:
+        return self.process.phase == REFERENCE
+
+    @property
+    def doing(self) -> str:
+        """What it does with an image, in words."""
+        if self.at_the_reference:
+            return "looking at its golden reference"
+        return "reading it" if self.at_the_folder else "decoding it"
+
+    def begin(self, batch: list[Request], now: float) -> bool:
+        """Sends the jobs in one message, after whatever they need to be told first. False when it could not be told: it has no batch."""
         for request in batch:
             request.begun = now
             for number, ring in request.rings.items():
                 if number not in self._rings:
+                    if not self.process.send({"kind": RING, "ring": number, "nbytes": ring.nbytes}, ring.writable):
+                        return False
                     self._rings.add(number)
-                    with ring.writable() as file:
-                        self.process.send({"kind": RING, "ring": number, "nbytes": ring.nbytes}, file.fileno())
             plans = request.job.plans
             if plans is not None and plans not in self._plans:
+                if not self.process.send({"kind": PLANS, "plans": plans, "each": request.plans}):
+                    return False
                 self._plans.add(plans)
-                self.process.send({"kind": PLANS, "plans": plans, "each": request.plans})
+        if not self.process.send({"jobs": [request.job.to_wire() for request in batch]}):
+            return False
         self.batch, self.kept_for, self.since = batch, None, now
-        self.process.send({"jobs": [request.job.to_wire() for request in batch]})
+        return True
 
     def late(self, now: float) -> float:
         """Seconds it has been at its present job (or in its present state)."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from edged.errors import EdgedError, FrameRejected
-from edged.nouns import ImageFacts
+from collections.abc import Mapping
+from typing import Any
+
+from edged.errors import EdgedError, FrameRejected, Unavailable
+from edged.nouns import ImageFacts, Landing
 
 
 class Rejected(FrameRejected):
@@ -25,3 +28,22 @@ class ChangedUnderway(EdgedError):  # noqa: N818 - it names what happened
         self.name = name
         self.what = what
         self.hint = "The tool writes it again; it is judged when it has settled."
+
+
+def raise_for(answer: Mapping[str, Any], landing: Landing, recipe: str) -> None:
+    """Raises for the outcomes that say nothing of the image itself."""
+    outcome, detail = answer["outcome"], answer.get("detail", "")
+    if outcome == "vanished":
+        raise FileNotFoundError(f"{landing.name} of camera {landing.camera} went away before it was read")
+    if outcome == "changed":
+        raise ChangedUnderway(landing.name, detail)
+    if outcome in ("unavailable", "hung") and answer.get("reference"):
+        hint = "Look at where the golden references of this recipe lie: is it mounted, and may edged read it?"
+        raise Unavailable(f"recipe:{recipe}", f"{landing.name}: {detail}", hint)
+    if outcome in ("unavailable", "hung"):
+        hint = f"Look at the folder {landing.folder}: is it mounted, and may edged read it?"
+        raise Unavailable(f"folder:{landing.camera}", f"{landing.name}: {detail}", hint)
+    if outcome == "unsent":
+        raise Unavailable("decoders", f"{landing.name}: {detail}", "It is tried again. If this goes on, start edged anew.")
+    if outcome == "flat-field":
+        raise Unavailable(f"recipe:{recipe}", detail, "Put the flat field's image back, or take flat_field out of the recipe.")

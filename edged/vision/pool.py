@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from edged.config import Decode
 from edged.nouns import Board
+from edged.vision.backlog import Backlog
 from edged.vision.condition import Condition
 from edged.vision.members import Member, Request
 from edged.vision.process import DecoderProcess
@@ -30,7 +30,6 @@ KEPT_S = 1.0
 START_S = 60.0
 BURIAL_S = 2.0
 SPARE = 4
-BATCH, BATCH_BYTES = 8, 1 << 20
 UNNEEDED = "not needed any more"
 
 
@@ -43,7 +42,7 @@ class Pool:
         self._config, self._give_back, self._monotonic = config, give_back, monotonic
         self._settings = config.model_dump(exclude={"processes", "slots"})
         self._members: list[Member] = []
-        self._queue: deque[Request] = deque()
+        self._queue = Backlog(give_back)
         self._condition = Condition(board)
         self._clock: asyncio.TimerHandle | None = None
         self._closing = False
@@ -78,9 +77,7 @@ class Pool:
         self._closing = True
         if self._clock is not None:
             self._clock.cancel()
-        for request in self._queue:
-            request.answer.cancel()
-        self._queue.clear()
+        self._queue.cancel()
         for member in self._members:
             if member.batch or not member.ready:
                 member.process.kill()
@@ -95,14 +92,13 @@ class Pool:
 
     async def ask(self, request: Request) -> dict[str, Any]:
         """The answer. When the asker is cancelled, the slots are given back as soon as nobody can write them."""
-        self._queue.append(request)
+        self._queue.add(request)
         self._dispatch()
         try:
             return await request.answer
         except asyncio.CancelledError:
-            if request in self._queue:
-                self._queue.remove(request)
-                self._give_back(request.slots)
+            if self._queue.withdraw(request):
+                pass
             elif request.answer.done() and not request.answer.cancelled():
                 if request.answer.result()["outcome"] != "hung":
                     self._give_back(request.slots)
@@ -135,7 +131,7 @@ class Pool:
         if not idle or not self._queue:
             return
         stalled = {request.camera for member in self._members if member.stuck for request in member.batch}
-        for request in tuple(self._queue):
+        for request in self._queue:
             free = [member for member in idle if member.kept_for is None]
             member = next((member for member in idle if member.kept_for == request.job.number), None)
             # A camera whose folder hangs gets only what the others leave.
@@ -144,26 +140,12 @@ class Pool:
             if member is None or request not in self._queue:
                 continue
             idle.remove(member)
-            self._queue.remove(request)
-            member.begin([request, *self._companions(request, stalled)], self._monotonic())
+            batch, now = self._queue.take(request, stalled, self._config.processes), self._monotonic()
+            if not member.begin(batch, now):  # it is ending, or the message is none a socket takes
+                self._queue.unsent(batch, self._settle)
+                self._kill(member, "it could not be told what to do", now)
             if not idle:
                 return
-
-    def _companions(self, first: Request, stalled: set[str]) -> list[Request]:
-        """In a backlog small files travel together: a message each way costs more than all else the daemon does for an image."""
-        room = min(BATCH, -(-len(self._queue) // self._config.processes))
-        if not first.whole or room < 1 or first.camera in stalled:
-            return []
-        chosen: list[Request] = []
-        nbytes = first.job.size
-        for request in self._queue:
-            nbytes += request.job.size
-            if len(chosen) >= room - 1 or nbytes > BATCH_BYTES or not request.whole or request.camera in stalled:
-                break
-            chosen.append(request)
-        for _ in chosen:
-            self._queue.popleft()
-        return chosen
 
     def _answered(self, member: Member) -> None:
         try:
@@ -203,14 +185,6 @@ class Pool:
         else:
             request.answer.set_result(message)
 
-    def _again(self, requests: list[Request]) -> None:
-        """Back to the head of the queue: nothing that happened was theirs."""
-        for request in reversed(requests):
-            if request.abandoned:
-                self._give_back(request.slots)
-            else:
-                self._queue.appendleft(request)
-
     def _exited(self, member: Member) -> None:
         if member.batch:  # its last answer may still lie in the socket
             self._answered(member)
@@ -239,11 +213,11 @@ class Pool:
         else:
             guilty, others = [current] if current else [], [request for request in member.batch if request is not current]
         outcome = "unavailable" if member.killed and member.at_the_folder else "died"
-        self._again(others)
+        self._queue.again(others)
         for request in guilty:
             if not self._closing:
                 self._condition.lost(request, self._monotonic())
-            self._settle(request, request.settled(outcome, cause))
+            self._settle(request, request.settled(outcome, cause, reference=member.at_the_reference))
 
     def _refill(self) -> None:
         if not self._condition.may_start(self._monotonic()):
@@ -264,8 +238,7 @@ class Pool:
             elif member.kept_for is not None and late > KEPT_S:
                 self.let_go(member.kept_for)
             elif member.batch and late > self._config.timeout_s:
-                doing = "reading it" if member.at_the_folder else "decoding it"
-                self._kill(member, f"{doing} took longer than decode.timeout_s = {self._config.timeout_s:g} s", now)
+                self._kill(member, f"{member.doing} took longer than decode.timeout_s = {self._config.timeout_s:g} s", now)
             elif member.batch and late > STUCK_S and member.at_the_folder:
                 member.stuck = True
         self._condition.look(len(self._members), now)
@@ -281,7 +254,7 @@ class Pool:
         if late <= BURIAL_S or member.buried or not member.batch:
             return
         current = member.current or member.batch[0]
-        self._again([request for request in member.batch if request is not current])
+        self._queue.again([request for request in member.batch if request is not current])
         member.batch, member.buried = [current], True
         if not current.abandoned and not current.answer.done():
-            current.answer.set_result(current.settled("hung", member.killed or ""))
+            current.answer.set_result(current.settled("hung", member.killed or "", reference=member.at_the_reference))

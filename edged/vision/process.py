@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -17,34 +18,38 @@ from edged.vision.wire import MAX_MESSAGE, Phase
 
 
 class DecoderProcess:
-    """Started at once. `exited` becomes readable when it has ended; `sock` when it has answered."""
+    """Started at once. `exited` becomes readable when it has ended; `sock` when it has answered. Raises OSError, and nothing is left."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        phase_fd = os.memfd_create("edged-phase", os.MFD_CLOEXEC)
-        os.ftruncate(phase_fd, mmap.PAGESIZE)
-        self._memory = mmap.mmap(phase_fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
-        self._phase = Phase(self._memory)
-        self._stderr = os.memfd_create("edged-stderr", os.MFD_CLOEXEC)
-        # Opened anew for appending: the child empties the file when it grows, and what it writes next must begin at its start.
-        stderr = os.open(f"/proc/self/fd/{self._stderr}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        arguments = [str(theirs.fileno()), str(phase_fd), str(os.getpid()), json.dumps(settings)]
-        try:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            self.sock, their_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(self.sock)
+            theirs.enter_context(their_sock)
+            phase_fd = os.memfd_create("edged-phase", os.MFD_CLOEXEC)
+            theirs.callback(os.close, phase_fd)
+            os.ftruncate(phase_fd, mmap.PAGESIZE)
+            self._memory = undo.enter_context(mmap.mmap(phase_fd, mmap.PAGESIZE, prot=mmap.PROT_READ))
+            self._phase = Phase(self._memory)
+            self._stderr = os.memfd_create("edged-stderr", os.MFD_CLOEXEC)
+            undo.callback(os.close, self._stderr)
+            # Opened anew for appending: the child empties the file when it grows, and what it writes next must begin at its start.
+            stderr = os.open(f"/proc/self/fd/{self._stderr}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            theirs.callback(os.close, stderr)
+            arguments = [str(their_sock.fileno()), str(phase_fd), str(os.getpid()), json.dumps(settings)]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "edged.vision.child", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                pass_fds=(theirs.fileno(), phase_fd),
+                pass_fds=(their_sock.fileno(), phase_fd),
                 env=sandbox.environment(settings["max_pixels"], settings["max_side_px"], os.environ),
                 cwd="/",
             )
-        finally:
-            theirs.close()
-            os.close(phase_fd)
-            os.close(stderr)
-        self.sock.setblocking(False)
-        self.exited = os.pidfd_open(self._process.pid)
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            self.sock.setblocking(False)
+            self.exited = os.pidfd_open(self._process.pid)
+            undo.pop_all()
 
     @property
     def pid(self) -> int:

@@ -12,6 +12,8 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -21,7 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,12 @@ from edged.nouns import InputPlan
 SHM = Path("/dev/shm")  # noqa: S108 - POSIX shared memory has this one place on Linux; Triton opens it by name
 MAX_RING_BYTES = 1 << 30
 _NAME = re.compile(r"edged-(\d+)-\d+")
+_ROOM = f"Make {SHM} larger, or decode.slots smaller."
+_HINTS = {
+    errno.EMFILE: "Raise the daemon's limit of open files (LimitNOFILE=).",
+    errno.ENFILE: "Raise the machine's limit of open files (fs.file-max).",
+    errno.EACCES: f"Let the daemon's user create files in {SHM}.",
+}
 _DTYPES: dict[str, Any] = {"UINT8": np.uint8, "FP32": np.float32}
 
 
@@ -47,15 +55,18 @@ class RingFacts:
 
 
 class Ring:
-    """One ring file. `views[slot]` is the slot's tensor, read-only, shape (C, H, W)."""
+    """One ring file. `views[slot]` is the slot's tensor, read-only, shape (C, H, W).
+
+    `writable`: a descriptor for the decoder processes, open as long as the ring is, so that they need no path, which somebody may unlink.
+    Raises Unavailable("/dev/shm").
+    """
 
     def __init__(self, plan: InputPlan, slots: int, number: int) -> None:
         dtype = np.dtype(_DTYPES[plan.dtype])
         self.nbytes = int(np.prod(plan.dims)) * dtype.itemsize
         count = max(2, min(slots, MAX_RING_BYTES // self.nbytes))
-        path, self._lock = _create(self.nbytes * count, number)
+        path, self._lock, self.writable, memory = _create(self.nbytes * count, number)
         self.facts = RingFacts(path.name, str(path), self.nbytes * count, self.nbytes, count)
-        memory = mmap.mmap(self._lock, self.facts.nbytes, prot=mmap.PROT_READ)
         self.views: list[NDArray[Any]] = [np.ndarray(plan.dims, dtype, memory, i * self.nbytes) for i in range(count)]
         self._taken = bytearray(count)
         self._next = 0
@@ -81,28 +92,32 @@ class Ring:
         self._taken[slot] = 0
         self.free += 1
 
-    def writable(self) -> BinaryIO:
-        """The file opened anew for a decoder process. Not a duplicate: a lock must not live on in a child."""
-        return os.fdopen(os.open(self.facts.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), "r+b", buffering=0)
-
     def remove(self) -> None:
         """Unlinks the file; mappings (ours, Triton's) stay valid until they go."""
         Path(self.facts.path).unlink(missing_ok=True)
+        os.close(self.writable)
         os.close(self._lock)
 
 
-def _create(nbytes: int, number: int) -> tuple[Path, int]:
-    path, fd = _new_file(number)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.fchmod(fd, 0o660)  # Triton may run under another user of our group; the umask does not know
-        os.posix_fallocate(fd, 0, nbytes)
-    except OSError as error:
-        path.unlink()
-        os.close(fd)
-        cause = f"{nbytes} bytes for a ring in {SHM} are not to be had: {error.strerror}"
-        raise Unavailable("disk", cause, f"Make {SHM} larger.") from error
-    return path, fd
+def _create(nbytes: int, number: int) -> tuple[Path, int, int, mmap.mmap]:
+    """(path, descriptor with the lock, descriptor for the processes, what we see). All of it, or nothing is left behind."""
+    with contextlib.ExitStack() as undo:
+        try:
+            path, fd = _new_file(number)
+            undo.callback(os.close, fd)
+            undo.callback(path.unlink, missing_ok=True)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.fchmod(fd, 0o660)  # Triton may run under another user of our group; the umask does not know
+            os.posix_fallocate(fd, 0, nbytes)
+            # Opened anew, not a duplicate: the lock must not live on in a child.
+            writable = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+            undo.callback(os.close, writable)
+            memory = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        except OSError as error:
+            cause = f"{nbytes} bytes for a ring in {SHM} are not to be had: {error.strerror}"
+            raise Unavailable(str(SHM), cause, _HINTS.get(error.errno or 0, _ROOM)) from error
+        undo.pop_all()
+        return path, fd, writable, memory
 
 
 def _new_file(number: int) -> tuple[Path, int]:
@@ -154,7 +169,7 @@ class Slots:
         self._waiting: deque[tuple[list[Want], asyncio.Future[Granted]]] = deque()
 
     def ring(self, plan: InputPlan) -> tuple[Ring, bool]:
-        """The plan's ring and whether it was made just now. Raises Unavailable("disk") when /dev/shm is full."""
+        """The plan's ring and whether it was made just now. Raises Unavailable when /dev/shm is full."""
         key = (plan.model, plan.dims, plan.dtype)
         if (known := self._rings.get(key)) is not None:
             return known, False

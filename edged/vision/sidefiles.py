@@ -6,7 +6,9 @@ Both are looked at (stat) for every image and read again when they changed.
 from __future__ import annotations
 
 import os
+import stat
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,20 +60,21 @@ class Sidefiles:
         self._flats[path] = stamp, Flat(*found)
         return self._flats[path][1]
 
-    def reference(self, path: str, plan: InputPlan, flat: Flat | None, page: Prepared) -> Prepared | None:
-        """The golden page prepared for `plan`; None when it is missing, unreadable or not of the page's size."""
-        stamp = _stamp(path)
-        if stamp is None:
+    def reference(self, paths: Sequence[str], plan: InputPlan, flat: Flat | None, page: Prepared) -> Prepared | None:
+        """The golden page, of the first path that is a file, for `plan`; None when it is missing, unreadable or not of the page's size."""
+        found = next(((path, stamp) for path in paths if (stamp := _stamp(path)) is not None), None)
+        if found is None:
             return None
+        path, stamp = found
         key = path, stamp, plan, flat.sha256 if flat else None
         if (known := self._references.get(key)) is not None:
             self._references.move_to_end(key)
             return known if known.page_shape == page.page_shape else None
-        found = self._load(path, colour=plan.preprocess.colour == "rgb")
-        if found is None or found[0].shape[:2] != page.page_shape:
+        golden = self._load(path, colour=plan.preprocess.colour == "rgb")
+        if golden is None or golden[0].shape[:2] != page.page_shape:
             return None
         try:
-            prepared = Prepared(found[0], plan, flat.image if flat else None)
+            prepared = Prepared(golden[0], plan, flat.image if flat else None)
         except FrameRejected:
             return None
         self._references[key] = prepared
@@ -93,6 +96,8 @@ class Sidefiles:
 def _stamp(path: str) -> _Stamp | None:
     try:
         found = os.stat(path)  # noqa: PTH116 - once an image, in the hot path
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name no file system knows
+        return None
+    if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -141,6 +141,17 @@ async def test_a_truncated_image_that_completes_later_is_superseded(tmp_path: Pa
         assert body["data"]["supersedes"] == error.ids[0]
 
 
+async def test_a_truncated_image_that_was_taken_away_is_not_superseded_by_the_next_of_its_name(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        error = await ledger.record([page(content=b"pix", verdict=VerdictKind.ERROR, reason="truncated")])
+        await ledger.disposed("cam1", b"a.png", error.ids[0], "kept", None)
+        await ledger.vanished("cam1", b"a.png")
+        other = await ledger.record([page(content=b"pixels", mtime_ns=2_000)])
+        body = await ledger.result(other.ids[0])
+        assert body is not None
+        assert body["data"]["supersedes"] is None
+
+
 async def test_all_pages_of_a_file_are_recorded_together_and_duplicates_are_named_page_by_page(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         first = await ledger.record([page(number=n, pages=3) for n in range(3)])
