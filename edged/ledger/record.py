@@ -86,7 +86,11 @@ class Recorder:
         """`before`: what was recorded at this place last; `twins`: the first recorded id of each page's content."""
         supersedes = None
         # One that was gone in between did not complete: what lies there now is another image.
-        if before is not None and (before[_GONE], before[_VERDICT], before[_REASON]) == (None, VerdictKind.ERROR, "truncated") and before[_ID]:
+        if (
+            before is not None
+            and (before[_GONE], before[_VERDICT], before[_REASON]) == (None, VerdictKind.ERROR, "truncated")
+            and before[_ID]
+        ):
             supersedes = str(UUID(bytes=before[_ID]))
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
         ids = [self._id(page) for page in pages]
