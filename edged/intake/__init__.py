@@ -16,7 +16,7 @@ from edged.intake.completeness import check
 from edged.intake.identity import Parsed, explain, identify, template_problem
 from edged.intake.mounts import is_network
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
-from edged.intake.reference import is_reference, reference_for
+from edged.intake.reference import is_reference, reference_candidates
 from edged.intake.report import snapshot, whereabouts
 from edged.intake.selection import Selection
 from edged.intake.sidecar import read_sidecar
@@ -38,7 +38,7 @@ __all__ = [
     "identify_file",
     "is_network",
     "is_reference",
-    "reference_for",
+    "reference_candidates",
     "template_problem",
 ]
 

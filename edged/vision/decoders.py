@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from edged.config import Decode, QualityLimits
-from edged.errors import Unavailable
 from edged.nouns import Board, ImageFacts, InputPlan, Landing, PagePart, Tensor
 from edged.vision.members import Request
 from edged.vision.outcomes import Rejected, raise_for
@@ -126,8 +125,8 @@ class Decoders:
         Of several paths for the golden `reference` the first that is a file counts; only a decoder process looks.
 
         The first part of a page holds at least one tensor of every plan. Raises Rejected for the whole file, Unavailable
-        (`folder:{camera}`; `recipe:{recipe}` when its flat field is away), FileNotFoundError or ChangedUnderway when the file is not the
-        one that landed, ModelMismatch when a plan cannot fill its model's input.
+        (`folder:{camera}`; `recipe:{recipe}` when its flat field or golden reference is away; `decoders`; `/dev/shm`), FileNotFoundError or
+        ChangedUnderway when the file is not the one that landed, ModelMismatch when a plan cannot fill its model's input.
         """
         if landing.rejected is not None:
             raise Rejected(landing.rejected, landing.rejected_detail, await self.facts(landing))
@@ -157,16 +156,16 @@ class Decoders:
                     need, more = (), job.page + 1 < (part.image.pages or 0)
                 else:
                     part = self._part(landing, recipe, granted, answer)
-                    need, more = answer.get("need") or (), answer["more"]
+                    need, more = answer.get("need") or (), bool(answer.get("more"))
                 image = part.image
                 yield part
-                if not any(need):
-                    self._deaths.pop(_key(landing, job.page), None)
                 if any(need):
                     done = tuple(count + sum(t.model == i for t in part.tensors) for i, count in enumerate(job.done))
                     job = replace(job, done=done, sha256=image.sha256)
                     wants = [(i, known.rings[i], count) for i, count in enumerate(need) if count]
-                elif more:
+                    continue
+                self._deaths.pop(_key(landing, job.page), None)
+                if more:
                     job = replace(job, page=job.page + 1, done=(0,) * len(plans), sha256=image.sha256)
                     wants = known.first
                 else:

@@ -46,8 +46,8 @@ class Job:
     """One request: prepare (the rest of) one page of one file.
 
     `done[i]`: tensors of plan i that earlier requests for this page already made. `slots`: [plan, ring, slot] to fill. Without `plans`
-    only the file's facts are asked for. `reference`: where the golden one may lie; the first that is a file counts. `sha256`: what an earlier
-    request found; other content now is a change.
+    only the file's facts are asked for. `reference`: where the golden one may lie; the first that is a file counts. `sha256`: what an
+    earlier request found; other content now is a change.
     """
 
     number: int

@@ -8,7 +8,7 @@ import pytest
 
 from edged.config import Camera, IdentitySource, Recipe, Reference
 from edged.intake.candidates import patience
-from edged.intake.reference import is_reference, reference_beside, reference_for
+from edged.intake.reference import is_reference, reference_beside, reference_candidates
 from edged.intake.selection import Selection
 from edged.intake.watches import Hint
 from edged.nouns import Die, Identity, Landing
@@ -92,18 +92,20 @@ def landing(folder: Path, path: bytes, die: Die | None = None) -> Landing:
     return Landing("cam", str(folder), path, 1, 1, 1, identity, "r", datetime.now(UTC), 0.0, 0.0)
 
 
-def test_a_reference_is_found_beside_the_image_or_in_the_store(tmp_path: Path) -> None:
-    assert reference_for(landing(tmp_path, b"a.jpg"), PATTERN) is None
-    (tmp_path / "a_temp.jpg").touch()
-    assert reference_for(landing(tmp_path, b"a.jpg"), PATTERN) == tmp_path / "a_temp.jpg"
-    store = Recipe(name="r", models=("m",), reference=Reference(store=tmp_path / "store"))
-    (tmp_path / "store" / "r").mkdir(parents=True)
-    (tmp_path / "store" / "r" / "-2_3.tif").touch()
-    assert reference_for(landing(tmp_path, b"a.jpg", Die(-2, 3)), store) == tmp_path / "store" / "r" / "-2_3.tif"
-    assert reference_for(landing(tmp_path, b"a.jpg", Die(2, 3)), store) is None
-    assert reference_for(landing(tmp_path, b"a.jpg"), store) is None
-    escape = Recipe(name="../../etc", models=("m",), reference=Reference(store=tmp_path / "store"))
-    assert reference_for(landing(tmp_path, b"a.jpg", Die(1, 1)), escape) is None
+def test_a_reference_may_lie_beside_the_image_or_in_the_store_and_nobody_looks(tmp_path: Path) -> None:
+    assert reference_candidates(landing(tmp_path, b"L1/a.jpg"), PATTERN) == (tmp_path / "L1/a_temp.jpg",)
+    shelves = tmp_path / "store"
+    store = Recipe(name="r", models=("m",), reference=Reference(store=shelves))
+    there = reference_candidates(landing(tmp_path, b"a.jpg", Die(-2, 3)), store)
+    assert {shelves / "r" / "-2_3.tif", shelves / "r" / "-2_3.PNG"} <= set(there) and len(set(there)) == 12
+    assert reference_candidates(landing(tmp_path, b"a.jpg"), store) == ()
+    assert reference_candidates(landing(tmp_path, b"a.jpg", Die(1, 1)), Recipe(name="r", models=("m",))) == ()
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "a/../../b", "..", "a\0b"])
+def test_a_recipes_name_leads_not_out_of_the_store(name: str, tmp_path: Path) -> None:
+    escape = Recipe(name=name, models=("m",), reference=Reference(store=tmp_path / "store"))
+    assert reference_candidates(landing(tmp_path, b"a.jpg", Die(1, 1)), escape) == ()
 
 
 def test_only_a_hint_on_a_watched_folder_shortens_the_wait() -> None:

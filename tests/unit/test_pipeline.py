@@ -58,7 +58,7 @@ class FakeVision:
         self._slot = 0
 
     async def prepare(
-        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Path | None
+        self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Sequence[Path]
     ) -> AsyncGenerator[PagePart, None]:
         if landing.name in self.fails:
             raise self.fails[landing.name]
