@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from edged.ledger.identity import landing_hash, name_hash, place_hash
+from edged.ledger.rows import read_ns, stored_ns
 from edged.ledger.schema import PENDING
 
 GONE_BY: Final = {"moved": "us", "deleted": "us", "gone": "vanished", "replaced": "replaced"}
@@ -33,7 +34,7 @@ def baseline(connection: sqlite3.Connection, camera: str, seen: Sequence[tuple[b
     connection.executemany(
         "INSERT INTO landing (key, place, base, camera, path, size, mtime_ns, how, recorded, age) VALUES (?,?,?,?,?,?,?,'baseline',?,?)",
         [
-            (key, place_hash(camera, path), name_hash(path), camera, path, size, mtime_ns, now, age)
+            (key, place_hash(camera, path), name_hash(path), camera, path, size, stored_ns(mtime_ns), now, age)
             for key, (path, size, mtime_ns) in zip(keys, seen, strict=True)
         ],
     )
@@ -61,7 +62,7 @@ def pending_disposal(connection: sqlite3.Connection, camera: str) -> list[tuple[
         "ORDER BY landing",
         (camera,),
     )
-    return [(path, size, mtime, (sha or b"").hex(), str(UUID(bytes=id_))) for path, size, mtime, sha, id_ in rows]
+    return [(path, size, read_ns(mtime), (sha or b"").hex(), str(UUID(bytes=id_))) for path, size, mtime, sha, id_ in rows]
 
 
 def disposed(

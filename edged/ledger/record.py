@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from edged.ledger.identity import content_hash, identity, landing_hash, place_hash
-from edged.ledger.rows import insert_landing, next_number, text, topic_of
+from edged.ledger.rows import insert_landing, next_number, read_ns, stored_ns, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
 from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
 
@@ -191,7 +191,7 @@ class Recorder:
         if first is None:
             return None
         camera, path, size, mtime_ns = first
-        return str(identity(self._source, camera, path, size, mtime_ns, page.image.sha256, page.image.page))
+        return str(identity(self._source, camera, path, size, read_ns(mtime_ns), page.image.sha256, page.image.page))
 
     def _renamed(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes) -> Row | None:
         """A file of the same size, mtime and content that a scan no longer saw at its old path, and that we did not move ourselves."""
@@ -199,7 +199,7 @@ class Recorder:
         found: Row | None = connection.execute(
             f"{_FOUND} WHERE content = ? AND sha256 = ? AND camera = ? AND size = ? AND mtime_ns = ? AND gone_by = 'vanished' "
             "AND path <> ? ORDER BY landing DESC LIMIT 1",
-            (content_hash(sha256), sha256, landing.camera, landing.size, landing.mtime_ns, landing.path),
+            (content_hash(sha256), sha256, landing.camera, landing.size, stored_ns(landing.mtime_ns), landing.path),
         ).fetchone()
         return found
 

@@ -29,12 +29,21 @@ def insert_landing(  # noqa: PLR0917 - a row
         "detected, recorded, age, disposal) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             *(key, place_hash(landing.camera, landing.path), name_hash(landing.path), content_hash(sha256) if sha256 else None),
-            *(landing.camera, landing.path, landing.size, landing.mtime_ns, sha256, how, same_as, id_, pages, verdict, reason),
+            *(landing.camera, landing.path, landing.size, stored_ns(landing.mtime_ns), sha256, how, same_as, id_, pages, verdict, reason),
             *(landing.detected.timestamp(), now, age, PENDING),
         ),
     ).lastrowid
     assert row is not None
     return row
+
+
+def stored_ns(time_ns: int) -> int | bytes:
+    """A time as SQLite can hold it: its integers end in the year 2262, file systems do not. Later ones are kept as decimal digits."""
+    return time_ns if -(2**63) <= time_ns < 2**63 else b"%d" % time_ns
+
+
+def read_ns(stored: int | bytes) -> int:
+    return int(stored)
 
 
 def text(text: str | None) -> str | None:

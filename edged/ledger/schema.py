@@ -47,6 +47,7 @@ CREATE TABLE landing (
   base INTEGER NOT NULL,      -- hash of the file's bare name
   content INTEGER,            -- the first 8 bytes of sha256; NULL for a baseline, which is not read
   camera TEXT NOT NULL, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 BLOB,
+                              -- mtime_ns beyond 64 bits is a BLOB of decimal digits
   how TEXT NOT NULL,          -- judged | baseline | touched | renamed
   same_as INTEGER, id BLOB, pages INTEGER NOT NULL DEFAULT 0, verdict TEXT, reason TEXT,
   detected REAL, recorded REAL NOT NULL, age INTEGER NOT NULL,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
-from contract.ledger_pages import BASE, HeardBoard, opened, page, touched
+import pytest
+
+from contract.ledger_pages import BASE, STATION, HeardBoard, opened, page, touched
 from edged.ledger import Ledger
+from edged.ledger.identity import identity
 from edged.nouns import HealthStatus, OutboxRow, Recording, VerdictKind
 
 
@@ -218,6 +222,30 @@ async def test_a_baseline_is_known_and_has_no_results(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         assert await ledger.first_start("cam1", "/drop") is False
         assert len(await ledger.known("cam1", seen)) == 2500
+
+
+@pytest.mark.parametrize("mtime_ns", [10_413_792_000 * 10**9, 2**63, 2**64 + 5, -(2**63) - 1, -1])
+async def test_a_file_of_any_year_is_recorded_like_any_other(tmp_path: Path, mtime_ns: int) -> None:
+    """SQLite's integers end in 2262; a camera's clock and `touch` do not."""
+    folder = tmp_path / "state"
+    async with opened(folder) as ledger:
+        first = await ledger.record([page(mtime_ns=mtime_ns)])
+        expected = identity(STATION.source, "cam1", b"a.png", 6, mtime_ns, hashlib.sha256(b"pixels").hexdigest(), 0)
+        assert first.ids == (str(expected),)
+        assert (await ledger.record([page(mtime_ns=mtime_ns)])).outcome is Recording.KNOWN
+        copy = await ledger.record([page(b"b.png", mtime_ns=mtime_ns)])
+        body = await ledger.result(copy.ids[0])
+        assert body is not None
+        assert body["data"]["duplicate_of"] == first.ids[0]
+        await ledger.baseline("cam1", [(b"old.png", 1, mtime_ns)])
+        assert [row[2] for row in await ledger.pending_disposal("cam1")] == [mtime_ns, mtime_ns]
+    async with opened(folder) as ledger:
+        seen = [(b"a.png", 6, mtime_ns), (b"old.png", 1, mtime_ns), (b"old.png", 1, mtime_ns + 1)]
+        assert await ledger.known("cam1", seen) == {0, 1}
+        await ledger.disposed("cam1", b"a.png", first.ids[0], "kept", None)
+        await ledger.vanished("cam1", b"a.png")
+        renamed = await ledger.record([page(b"c.png", mtime_ns=mtime_ns)])
+        assert (renamed.outcome, renamed.ids) == (Recording.RENAMED, first.ids)
 
 
 async def test_a_composer_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
