@@ -187,7 +187,8 @@ class Ledger:
         """It is known no more once that is written; what is recorded after this call already sees it."""
         await self._vanishing.tell(camera, path)
 
-    async def pending_disposal(self, camera: str) -> list[tuple[bytes, int, int, str, str]]:
+    async def pending_disposal(self, camera: str) -> list[recall.Disposable]:
+        """The oldest 256 judged files whose `after` is not told yet, also of those that a scan no longer sees."""
         return await self._readers.run(lambda c: recall.pending_disposal(c, camera))
 
     async def disposed(self, camera: str, path: bytes, id: str, outcome: str, new_path: str | None) -> None:  # noqa: A002 - the id of the result

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from edged.ledger.identity import name_hash
-from edged.ledger.schema import DELIVERED, STATE_NAMES
+from edged.ledger.schema import DELIVERED, PENDING, STATE_NAMES
 from edged.nouns import display_name
 
 Facts = dict[str, Any]
@@ -142,7 +142,9 @@ def _landing_entries(connection: sqlite3.Connection, row: tuple[Any, ...], shown
             {"time": _utc(recorded), "what": "recorded", **about, "id": _uuid(id_), "verdict": verdict, "reason": reason, "note": pruned}
         )
     if gone is not None:
-        what = {"us": disposal or "moved", "vanished": "vanished", "renamed": "renamed away"}.get(gone_by, gone_by)
+        what = {"us": "gone" if disposal == PENDING else disposal or "moved", "vanished": "vanished", "renamed": "renamed away"}.get(
+            gone_by, gone_by
+        )
         entries.append({"time": _utc(gone), "what": what, **about, "to": moved_to})
     return entries
 

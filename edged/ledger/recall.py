@@ -2,7 +2,9 @@
 
 Invariants
 - A file that is gone keeps its row: dropped again, it is known by its identity.
-- What became of a judged file is told once; a disposal that is not told yet is done again after a crash.
+- What became of a judged file is told once; a disposal that is not told yet is done again after a crash. Until then it stays pending,
+  wherever the file is, and a file that is gone counts as taken by us: else its content under another name would count as renamed, and
+  get no verdict.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from edged.ledger.identity import landing_hash, name_hash, place_hash
 from edged.ledger.rows import read_ns, stored_ns
 from edged.ledger.schema import PENDING
 
-GONE_BY: Final = {"moved": "us", "deleted": "us", "gone": "vanished", "replaced": "replaced"}
+ROUND: Final = 256
+GONE_BY: Final = {"moved": "us", "deleted": "us", "gone": "us", "replaced": "replaced"}
 """Outcomes of a disposal after which the judged file no longer lies at its place."""
+
+Disposable = tuple[bytes, int, int, str, str, str, str]
+"""(path, size, mtime_ns, sha256, id, verdict, reason) of a judged file"""
 
 
 def first_start(connection: sqlite3.Connection, camera: str, folder: str, now: float) -> bool:
@@ -48,31 +54,35 @@ def baseline(connection: sqlite3.Connection, camera: str, seen: Sequence[tuple[b
 def vanished(connection: sqlite3.Connection, camera: str, path: bytes, now: float) -> list[int]:
     """Returns the keys that are no longer there."""
     gone = connection.execute(
-        "UPDATE landing SET gone = ?, gone_by = 'vanished', disposal = CASE disposal WHEN 'pending' THEN 'vanished' ELSE disposal END "
+        "UPDATE landing SET gone = ?, gone_by = CASE disposal WHEN 'pending' THEN 'us' ELSE 'vanished' END "
         "WHERE place = ? AND camera = ? AND path = ? AND gone IS NULL RETURNING key",
         (now, place_hash(camera, path), camera, path),
     ).fetchall()
     return [int(key) for (key,) in gone]
 
 
-def pending_disposal(connection: sqlite3.Connection, camera: str) -> list[tuple[bytes, int, int, str, str]]:
-    """(path, size, mtime_ns, sha256, id), oldest first."""
+def pending_disposal(connection: sqlite3.Connection, camera: str) -> list[Disposable]:
+    """The oldest `ROUND` of them."""
     rows = connection.execute(
-        "SELECT path, size, mtime_ns, sha256, id FROM landing WHERE camera = ? AND disposal = 'pending' AND id IS NOT NULL "
-        "ORDER BY landing",
-        (camera,),
+        "SELECT path, size, mtime_ns, sha256, id, verdict, reason FROM landing "
+        "WHERE camera = ? AND disposal = 'pending' AND id IS NOT NULL ORDER BY landing LIMIT ?",
+        (camera, ROUND),
     )
-    return [(path, size, read_ns(mtime), (sha or b"").hex(), str(UUID(bytes=id_))) for path, size, mtime, sha, id_ in rows]
+    return [
+        (path, size, read_ns(mtime), (sha or b"").hex(), str(UUID(bytes=id_)), verdict or "", reason or "")
+        for path, size, mtime, sha, id_, verdict, reason in rows
+    ]
 
 
 def disposed(
     connection: sqlite3.Connection, camera: str, path: bytes, id_: str, outcome: str, new_path: str | None, now: float
 ) -> list[int]:
-    """Returns the keys of files that no longer lie there."""
+    """Returns the keys of files that no longer lie there. One that was kept is there, unless a scan has missed it: not through us."""
     gone_by = GONE_BY.get(outcome)
+    away = "gone = ?, gone_by = ?" if gone_by else "gone_by = CASE WHEN gone IS NULL THEN NULL ELSE 'vanished' END"
     rows = connection.execute(
-        "UPDATE landing SET disposal = ?, moved_to = ?, gone = ?, gone_by = ? "
+        f"UPDATE landing SET disposal = ?, moved_to = ?, {away} "  # noqa: S608 - our words only
         "WHERE place = ? AND camera = ? AND path = ? AND id = ? AND disposal = ? RETURNING key",
-        (outcome, new_path, now if gone_by else None, gone_by, place_hash(camera, path), camera, path, UUID(id_).bytes, PENDING),
+        (outcome, new_path, *((now, gone_by) if gone_by else ()), place_hash(camera, path), camera, path, UUID(id_).bytes, PENDING),
     ).fetchall()
     return [int(key) for (key,) in rows] if gone_by else []

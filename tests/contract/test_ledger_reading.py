@@ -118,7 +118,8 @@ async def test_a_trace_tells_why_there_is_no_result_of_its_own(tmp_path: Path) -
         await ledger.first_start("cam1", "/drop")
         await ledger.baseline("cam1", [(b"old.png", 1, 1)])
         assert "first start" in (await ledger.trace("old.png"))[0]["reason"]
-        await ledger.record([page(b"a.png")])
+        first = await ledger.record([page(b"a.png")])
+        await ledger.disposed("cam1", b"a.png", first.ids[0], "kept", None)
         await ledger.vanished("cam1", b"a.png")
         await ledger.record([page(b"b.png")])
         assert "renamed" in {entry["what"] for entry in await ledger.trace("b.png")}

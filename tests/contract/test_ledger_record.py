@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.ledger_pages import BASE, STATION, HeardBoard, opened, page, touched
+from contract.ledger_pages import BASE, STATION, HeardBoard, opened, page
 from edged.ledger import Ledger
 from edged.ledger.identity import identity
 from edged.nouns import HealthStatus, OutboxRow, Recording, VerdictKind
@@ -95,17 +95,6 @@ async def test_a_reused_name_with_other_content_is_a_new_image(tmp_path: Path) -
         assert len({first.ids, second.ids, third.ids}) == 3
 
 
-async def test_a_renamed_file_is_the_same_landing_once_its_old_name_is_gone(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ledger:
-        first = await ledger.record([page()])
-        await ledger.vanished("cam1", b"a.png")
-        renamed = await ledger.record([page(b"b.png")])
-        assert (renamed.outcome, renamed.ids) == (Recording.RENAMED, first.ids)
-        copy = await ledger.record([page(b"c.png")])
-        assert copy.outcome is Recording.RECORDED  # b.png is still there: a copy is an image of its own
-        assert copy.ids != first.ids
-
-
 async def test_a_copy_beside_the_original_is_an_image_of_its_own_that_names_it(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         first = await ledger.record([page()])
@@ -116,24 +105,6 @@ async def test_a_copy_beside_the_original_is_an_image_of_its_own_that_names_it(t
             assert copy.outcome is Recording.RECORDED
             assert body is not None
             assert body["data"]["duplicate_of"] == first.ids[0]
-
-
-async def test_a_file_that_we_moved_and_that_comes_under_another_name_is_new(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ledger:
-        first = await ledger.record([page()])
-        await ledger.disposed("cam1", b"a.png", first.ids[0], "moved", "/drop/.done/a.png")
-        assert (await ledger.record([page(b"b.png")])).outcome is Recording.RECORDED
-
-
-async def test_a_recorded_file_dropped_again_is_known_and_disposed_of_again(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ledger:
-        first = await ledger.record([page()])
-        assert [row[4] for row in await ledger.pending_disposal("cam1")] == [first.ids[0]]
-        await ledger.disposed("cam1", b"a.png", first.ids[0], "deleted", None)
-        assert await ledger.pending_disposal("cam1") == []
-        assert await ledger.known("cam1", [(b"a.png", 6, 1_000)]) == set()  # so that intake sends it once more
-        assert (await ledger.record([page()])).outcome is Recording.KNOWN
-        assert [row[0] for row in await ledger.pending_disposal("cam1")] == [b"a.png"]
 
 
 async def test_a_truncated_image_that_completes_later_is_superseded(tmp_path: Path) -> None:
@@ -279,17 +250,6 @@ async def test_the_file_is_private_durable_and_consistent(tmp_path: Path) -> Non
     connection.close()
 
 
-async def test_an_alias_of_a_touched_file_is_disposed_of_by_its_own_mtime(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ledger:
-        first = await ledger.record([page()])
-        await ledger.record([touched(page(), mtime_ns=5_000)])
-        pending = await ledger.pending_disposal("cam1")
-        assert [(row[2], row[4]) for row in pending] == [(1_000, first.ids[0]), (5_000, first.ids[0])]
-        await ledger.disposed("cam1", b"a.png", first.ids[0], "kept", None)
-        assert await ledger.pending_disposal("cam1") == []
-        assert await ledger.known("cam1", [(b"a.png", 6, 5_000)]) == {0}
-
-
 async def test_the_umask_does_not_matter(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
@@ -297,16 +257,3 @@ async def test_the_umask_does_not_matter(tmp_path: Path) -> None:
             assert (tmp_path / "open" / "ledger.db").stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
-
-
-async def test_ten_thousand_files_may_vanish_at_once_and_what_is_recorded_next_sees_it(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ledger:
-        await ledger.baseline("cam1", [(b"%d.png" % number, number, 1) for number in range(10_000)])
-        first = await ledger.record([page(b"a.png")])
-        for number in range(10_000):
-            await ledger.vanished("cam1", b"%d.png" % number)
-        await ledger.vanished("cam1", b"a.png")
-        renamed = await ledger.record([page(b"b.png")])
-        assert (renamed.outcome, renamed.ids) == (Recording.RENAMED, first.ids)
-        seen = [*((b"%d.png" % number, number, 1) for number in range(10_000)), (b"a.png", 6, 1_000), (b"b.png", 6, 1_000)]
-        assert await ledger.known("cam1", seen) == {10_001}
