@@ -53,6 +53,7 @@ async def test_what_is_pending_stays_pending_when_a_scan_no_longer_sees_the_file
     async with opened(tmp_path) as ledger:
         first = await ledger.record([page(verdict=VerdictKind.ERROR, reason="corrupt")])
         await ledger.vanished("cam1", b"a.png")
+        assert await ledger.known("cam1", [(b"a.png", 6, 1_000)]) == set()
         assert "gone" in {entry["what"] for entry in await ledger.trace("a.png")}
     sha256 = hashlib.sha256(b"pixels").hexdigest()
     async with opened(tmp_path) as ledger:
