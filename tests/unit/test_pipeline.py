@@ -15,11 +15,12 @@ import pytest
 
 from edged.backoff import Backoff
 from edged.channel import Channel, ChannelClosed
-from edged.config import Camera, Combine, Recipe
+from edged.config import Camera, Combine, Recipe, Reference
 from edged.errors import EdgedError, ModelMismatch, ModelOutputInvalid, Unavailable
 from edged.holds import Holds
 from edged.journey import Journey
 from edged.nouns import (
+    Die,
     Geometry,
     Identity,
     ImageFacts,
@@ -55,11 +56,13 @@ class FakeVision:
         self.models, self.pages, self.late = models, pages, late
         self.fails: dict[str, Exception] = {}
         self.held: set[int] = set()
+        self.sought: tuple[Path, ...] = ()
         self._slot = 0
 
     async def prepare(
         self, landing: Landing, recipe: str, plans: Sequence[InputPlan], reference: Sequence[Path]
     ) -> AsyncGenerator[PagePart, None]:
+        self.sought = tuple(reference)
         if landing.name in self.fails:
             raise self.fails[landing.name]
         for page, part in itertools.product(range(self.pages), range(1 + self.late)):
@@ -379,3 +382,34 @@ def test_delays_grow_to_their_cap_and_never_below_half_of_it() -> None:
     backoff = Backoff(first_s=1, cap_s=10)
     assert [backoff.delay_s(attempt, 1.0) for attempt in (1, 2, 3, 4, 5, 500)] == [1, 2, 4, 8, 10, 10]
     assert backoff.delay_s(5, 0.0) == 5
+
+
+STORE = Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store")))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "die", "own", "sought", "missing"),
+    [
+        (STORE, Die(2, 3), None, 12, False),  # a decoder looks which of them is there
+        (STORE, Die(), None, 0, True),
+        (Recipe(name="r", models=("m0",), reference=Reference(pattern="{stem}_temp.{ext}")), Die(), None, 1, False),
+        (Recipe(name="r", models=("m0",)), Die(2, 3), None, 0, False),
+        (STORE, Die(), Path("/own.png"), 1, False),
+    ],
+)
+async def test_the_journey_names_where_a_golden_reference_may_lie_and_never_looks(
+    recipe: Recipe, die: Die, own: Path | None, sought: int, missing: bool
+) -> None:
+    told: list[bool] = []
+
+    def judged(*_: Any, reference_missing: bool, **__: Any) -> Verdict:
+        told.append(reference_missing)
+        return Verdict(VerdictKind.PASS, "", "r@1")
+
+    vision = FakeVision()
+    cameras = [Camera(name="cam1", folder=Path("/drop"), recipe="r")]
+    rooms = {"vision": vision, "inference": FakeInference(vision), "judge": judged, "gate": lambda *_: True}
+    journey = Journey(cameras=cameras, recipes=[recipe], reference=own, **rooms)
+    await journey.judge(landing(identity=Identity(die=die)))
+    assert len(vision.sought) == sought and told == [missing]
+    assert own is None or vision.sought == (own,)
