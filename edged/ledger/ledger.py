@@ -126,9 +126,11 @@ class Ledger:
         await self._writer.close(self._age.save)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keeps the figures fresh until `stop`."""
+        """Keeps the figures fresh until `stop`. LedgerCorrupt, whoever has found the damage: the next start rebuilds."""
         rest_s = FIGURES_S
         while not stop.is_set():
+            if (fault := self._writer.fault or self._readers.fault) is not None:
+                raise fault
             began = self._monotonic()
             # Of a file that does not read the writer tells in health; the last figures stand.
             with suppress(Unavailable):

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.connection import open_reader, translated
+from edged.ledger.rebuild import distrust
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ class Readers:
         self._path = path
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ledger-reader")
         self._local = threading.local()
+        self.fault: LedgerCorrupt | None = None
         self._opened: list[sqlite3.Connection] = []
 
     async def run(self, ask: Callable[[sqlite3.Connection], T]) -> T:
@@ -34,6 +36,9 @@ class Readers:
             # Rather a new connection than one that may be confused by what happened to the file.
             self._drop()
             known: LedgerCorrupt | Unavailable | None = translated(error, self._path)
+            if isinstance(known, LedgerCorrupt):
+                self.fault = known
+                distrust(self._path)
             raise known or error from None
 
     def _connection(self) -> sqlite3.Connection:

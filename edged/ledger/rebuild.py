@@ -38,6 +38,12 @@ def suspect(path: Path) -> Path:
     return path.with_name("ledger.suspect")
 
 
+def distrust(path: Path) -> None:
+    """The next start rebuilds, whatever it sees at first sight."""
+    with suppress(OSError):
+        suspect(path).touch(mode=0o600)
+
+
 def ready(path: Path, announce: Announce, now: datetime | None = None) -> dict[str, Any] | None:
     """Sees to it that the ledger at `path` can be opened; returns what was said about one that was set aside, or None."""
     beside = path.with_name("ledger.rebuilt.db")

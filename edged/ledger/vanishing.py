@@ -61,6 +61,8 @@ class Vanishing:
         error = future.exception()
         if isinstance(error, Unavailable):
             self._again.append((camera, path))
-        elif error is None:
+        elif error is not None:
+            raise error  # nobody awaits it: the loop's handler ends the daemon
+        else:
             for key in future.result():
                 self.known.drop(key)

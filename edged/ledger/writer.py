@@ -5,6 +5,7 @@ Invariants
 - Everything queued while the last commit was synced goes into the next transaction. A job's answer leaves after that commit, never before.
 - After an error of the disk nothing is answered with success: the whole group is refused, the connection is closed, and the next one first
   writes the log back into the file (a failed sync may have marked pages clean that never reached the disk).
+- A file that is found damaged is never written again; `fault` then says so, and whoever runs the ledger ends: the next start rebuilds.
 - While the disk is away it is probed, so that health turns well again without anybody writing.
 """
 
@@ -16,14 +17,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from edged.errors import EdgedError, LedgerCorrupt, Unavailable
+from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.connection import open_writer, translated
-from edged.ledger.rebuild import suspect
+from edged.ledger.rebuild import distrust
 from edged.nouns import Board, HealthStatus
 
 T = TypeVar("T")
@@ -35,10 +35,9 @@ PAGES_A_GROUP: Final = 12
 CHANGES_A_PAGE: Final = 4
 """SQLite does not tell how long the log is without syncing it, so its growth is estimated."""
 WAL_BYTES: Final = 64 * 1024**2
+_DISK: Final = (sqlite3.Error, OSError, MemoryError, Unavailable, LedgerCorrupt)
+"""What opening, committing and probing may raise; what a job raises is its own, unless SQLite says so."""
 HINT: Final = "Images wait in their folders; the daemon goes on by itself once the ledger can be written."
-
-# What a mistake of ours may raise inside a job; its caller gets it, and ends the daemon.
-_BUGS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError, sqlite3.Error)
 
 
 @dataclass(slots=True)
@@ -69,6 +68,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self.fault: Exception | None = None
         self._under_way: list[Job[Any]] = []
         self._pages = 0.0
         self._changes = 0
@@ -88,7 +88,9 @@ class Writer:
     def submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """The answer of `run` once it is committed. Unavailable, LedgerCorrupt, or whatever `run` raised."""
         future: asyncio.Future[T] = self._loop.create_future()
-        if self._closed:
+        if self.fault is not None:
+            future.set_exception(self.fault)
+        elif self._closed:
             future.set_exception(Unavailable("the ledger", "it is closed", HINT))
         else:
             self._jobs.put(Job(run, future))
@@ -104,11 +106,15 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
+        well = False
         try:
             self._work()
+            well = True
         finally:
             # After an exception that nobody expected nobody may wait for ever: each caller gets an error, and the daemon ends.
             self._closed = True
+            if not well:
+                self.fault = RuntimeError("the ledger's writer has ended")
             left, done = self._under_way, False
             while not done:
                 jobs, done = self._next(0.0)
@@ -157,10 +163,8 @@ class Writer:
                 self._one_by_one(connection, jobs)
             self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
             self._changes = connection.total_changes
-        except sqlite3.Error as error:
-            self._failed(jobs, translated(error, self._path) or error)
-        except (Unavailable, LedgerCorrupt) as error:
-            self._failed(jobs, error)
+        except _DISK as error:
+            self._failed(jobs, self._told(error))
         self._loop.call_soon_threadsafe(self._answer, jobs)
 
     def _together(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
@@ -169,9 +173,8 @@ class Writer:
         try:
             for job in jobs:
                 job.answer = job.run(connection)
-        except (*_BUGS, EdgedError) as error:
-            if self._of_the_disk(connection, error):
-                raise
+        except Exception as error:  # noqa: BLE001 - handed to its caller, who waits for it
+            self._raise_if_of_the_disk(connection, error)
             connection.execute("ROLLBACK")
             return False
         connection.execute("COMMIT")
@@ -184,17 +187,27 @@ class Writer:
             connection.execute("SAVEPOINT job")
             try:
                 job.answer = job.run(connection)
-            except (*_BUGS, EdgedError) as error:
-                if self._of_the_disk(connection, error):
-                    raise
+            except Exception as error:  # noqa: BLE001 - handed to its caller, who waits for it
+                self._raise_if_of_the_disk(connection, error)
                 connection.execute("ROLLBACK TO job")
                 job.error = error
             connection.execute("RELEASE job")
         connection.execute("COMMIT")
 
-    def _of_the_disk(self, connection: sqlite3.Connection, error: BaseException) -> bool:
+    def _raise_if_of_the_disk(self, connection: sqlite3.Connection, error: Exception) -> None:
         """Nobody's fault, and everybody's: SQLite may have given the whole transaction up."""
-        return isinstance(error, sqlite3.Error) and (translated(error, self._path) is not None or not connection.in_transaction)
+        if isinstance(error, sqlite3.Error) and (translated(error, self._path) is not None or not connection.in_transaction):
+            raise error
+        if not connection.in_transaction:
+            raise Unavailable("the ledger", f"the transaction was given up ({error})", HINT) from error
+
+    def _told(self, error: Exception) -> Exception:
+        """As an error of ours, where the disk or the memory is to blame."""
+        if isinstance(error, sqlite3.Error):
+            return translated(error, self._path) or error
+        if isinstance(error, OSError | MemoryError):
+            return Unavailable("the ledger", str(error) or "there is no memory left", HINT)
+        return error
 
     def _answer(self, jobs: list[Job[Any]]) -> None:
         if any(job.error is None for job in jobs):
@@ -207,13 +220,13 @@ class Writer:
             else:
                 job.future.set_result(job.answer)
 
-    def _failed(self, jobs: list[Job[Any]], error: BaseException) -> None:
+    def _failed(self, jobs: list[Job[Any]], error: Exception) -> None:
         """Nothing of the group counts. The connection is not trusted again."""
         for job in jobs:
             job.error = error
         if isinstance(error, LedgerCorrupt):
-            with suppress(OSError):
-                suspect(self._path).touch(mode=0o600)  # the next start rebuilds, whatever it sees at first sight
+            self.fault = error
+            distrust(self._path)
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
@@ -224,6 +237,8 @@ class Writer:
         self._board.report("ledger", HealthStatus.DOWN, f"The ledger cannot be written: {getattr(error, 'cause', error)}.", hint)
 
     def _reopened(self) -> sqlite3.Connection:
+        if self.fault is not None:
+            raise self.fault  # a damaged file is left as it is
         connection = open_writer(self._path)
         try:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -244,10 +259,8 @@ class Writer:
                 connection = self._reopened()
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (time.time(),))
             self._tick(connection)
-        except sqlite3.Error as error:
-            self._failed([], translated(error, self._path) or error)
-        except (Unavailable, LedgerCorrupt) as error:
-            self._failed([], error)
+        except _DISK as error:
+            self._failed([], self._told(error))
         else:
             self._board.report("ledger", HealthStatus.OK)
 
@@ -263,8 +276,8 @@ class Writer:
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute("PRAGMA busy_timeout = 5000")
-        except sqlite3.Error as error:
-            self._failed([], translated(error, self._path) or error)
+        except _DISK as error:
+            self._failed([], self._told(error))
 
     def _wal_bytes(self) -> int:
         try:

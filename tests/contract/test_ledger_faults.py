@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from contract.ledger_pages import HeardBoard, opened, page
 from edged.errors import ConfigError, Unavailable
 from edged.ledger.connection import open_reader
 from edged.ledger.place import prepare
-from edged.nouns import HealthStatus, Recording
+from edged.nouns import HealthStatus, Recorded, Recording
 
 ROOT = Path(__file__).parents[2]
 RECORDER = """
@@ -95,7 +96,7 @@ async def test_an_epoch_of_digits_stays_the_text_that_it_is(tmp_path: Path) -> N
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_nobody_waits_for_ever_when_the_writer_ends_by_a_mistake_of_ours(tmp_path: Path) -> None:
-    class Unheard(Exception):  # noqa: N818
+    class Unheard(BaseException):
         pass
 
     def mistake(connection: sqlite3.Connection) -> None:
@@ -106,8 +107,34 @@ async def test_nobody_waits_for_ever_when_the_writer_ends_by_a_mistake_of_ours(t
             ledger._writer.submit(mistake), *(ledger.record([page(b"%d.png" % n, b"%d" % n)]) for n in range(3)), return_exceptions=True
         )
         assert [type(answer) for answer in answers] == [RuntimeError] * 4
-        with pytest.raises(Unavailable, match="it is closed"):
+        with pytest.raises(RuntimeError, match="writer has ended"):
             await ledger.record([page()])
+        with pytest.raises(RuntimeError, match="writer has ended"):
+            await asyncio.wait_for(ledger.run(asyncio.Event()), 5)
+
+
+class Peculiar(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize("mistake", [OSError(5, "no such thing"), struct.error("short"), MemoryError(), Peculiar("odd"), OverflowError()])
+async def test_an_exception_of_one_job_is_its_own_whatever_it_is(tmp_path: Path, mistake: Exception) -> None:
+    def job(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE sequence SET last = 77")
+        raise mistake
+
+    board = HeardBoard()
+    async with opened(tmp_path, board) as ledger:
+        answers = await asyncio.gather(
+            *(ledger.record([page(b"%d.png" % n, b"%d" % n)]) for n in range(3)),
+            ledger._writer.submit(job),
+            *(ledger.record([page(b"%d.png" % n, b"%d" % n)]) for n in range(3, 6)),
+            return_exceptions=True,
+        )
+        assert answers.pop(3) is mistake
+        assert all(isinstance(answer, Recorded) for answer in answers)
+        assert [row.sequence for row in await ledger.outbox.due("backlog", 100, 0, 2**62)] == [1, 2, 3, 4, 5, 6]
+        assert board.status("ledger") is HealthStatus.OK
 
 
 async def test_a_second_daemon_on_the_same_directory_is_refused_in_one_sentence(tmp_path: Path) -> None:
