@@ -123,23 +123,25 @@ class ServedDetector(nn.Module):
 
     def forward(self, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits, boxes = self.net(normalised(pair))
-        best, labels = (logits - self.shift).max(dim=1, keepdim=True)
-        heat = torch.sigmoid(best)
+        heat = torch.sigmoid(logits - self.shift)
         peaks = heat * (heat == F.max_pool2d(heat, 3, 1, 1)).float()
         scores, at = peaks.flatten(1).topk(TOP_K, dim=1)
+        cells = heat.shape[2] * heat.shape[3]
+        labels, at = at // cells, at % cells
         centre, size = boxes.flatten(2).transpose(1, 2).gather(1, at.unsqueeze(2).expand(-1, -1, 4)).split(2, dim=2)
         low, high = (centre - size / 2).clamp(0, self.size), (centre + size / 2).clamp(0, self.size)
-        scores = scores * (1 - _covered(low, high))
+        same = (labels.unsqueeze(2) == labels.unsqueeze(1)).float()
+        over = _overlap(low, high) * torch.ones(TOP_K, TOP_K, device=low.device).tril(-1)  # with those of higher score
+        # a second opinion on a defect's class stays, but below the cut
+        scores = scores * (1 - (over * same > OVERLAP).float().amax(dim=2)) * (1 - 0.5 * (over > OVERLAP).float().amax(dim=2))
         scores, order = scores.topk(TOP_K, dim=1)
         corners = torch.cat([low, high - low], 2).gather(1, order.unsqueeze(2).expand(-1, -1, 4))
-        return corners, scores, labels.flatten(1).gather(1, at).gather(1, order).to(torch.int32)
+        return corners, scores, labels.gather(1, order).to(torch.int32)
 
 
-def _covered(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """[n, K]: 1 where a box earlier in the list overlaps too much."""
+def _overlap(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """[n, K, K]: intersection over union of every box with every box."""
     area = (high - low).prod(dim=2)
     shared = (torch.minimum(high.unsqueeze(2), high.unsqueeze(1)) - torch.maximum(low.unsqueeze(2), low.unsqueeze(1))).clamp(min=0)
     inter = shared.prod(dim=3)
-    overlap = inter / (area.unsqueeze(2) + area.unsqueeze(1) - inter + 1e-6)
-    earlier = torch.ones(TOP_K, TOP_K, device=low.device).tril(-1)
-    return ((overlap * earlier).amax(dim=2) > OVERLAP).float()
+    return inter / (area.unsqueeze(2) + area.unsqueeze(1) - inter + 1e-6)
