@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -20,6 +21,8 @@ def main() -> None:
         print(f"edged: the configuration has {count} problem{'s' if count != 1 else ''}:", *error.problems, sep="\n  ", file=sys.stderr)
         code = EXIT_CONFIG
     except EdgedError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": str(error), "hint": error.hint}))
         print(f"edged: {error}{'. ' + error.hint if error.hint else ''}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ from edged.inference import Inference
 from edged.intake import Intake
 from edged.journey import Journey
 from edged.ledger import Ledger
-from edged.nouns import Frame, Landing
+from edged.nouns import Landing
 from edged.pipeline import Pipeline
 from edged.plant import Messages, Plant
 from edged.station import Station
@@ -161,7 +161,7 @@ class Daemon:
     @classmethod
     async def open(cls, config: Config, board: HealthBoard, stack: AsyncExitStack) -> Daemon:
         """Adapters close in reverse: the ledger last, since the others may still write to it."""
-        frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in config.camera}
+        frames = {camera.name: frame for camera in config.camera if (frame := camera.die_frame)}
         # In SEMI E10's words a vision node that judges an image is productive.
         messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url, e10=lambda: "PRD")
         ledger = await stack.enter_async_context(

@@ -105,7 +105,7 @@ class Journey:
         monotonic: Callable[[], float] = time.monotonic,
         utcnow: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in cameras}
+        self._frames = {camera.name: camera.die_frame for camera in cameras}
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._vision, self._inference, self._judge, self._gate = vision, inference, judge, gate
         self._reference, self._monotonic, self._utcnow = reference, monotonic, utcnow
@@ -186,6 +186,7 @@ class Journey:
         began = self._monotonic()
         outputs = [_joined(answers) for answers in page.outputs if answers]
         identity = landing.identity
+        required = recipe.reference is not None and recipe.reference.required == "yes"
         verdict = self._judge(
             recipe,
             contracts[: len(outputs)],
@@ -196,7 +197,7 @@ class Journey:
             complete=identity.material.complete,
             quality=part.quality,
             recipe_known=identity.recipe is None or identity.recipe in self._recipes,
-            reference_missing=page.missing or "reference-missing" in part.preprocess_steps,
+            reference_missing=required and (page.missing or "reference-missing" in part.preprocess_steps),
         )
         page.spent("verdict", (self._monotonic() - began) * 1000)
         return self._result(landing, part.image, part.quality, verdict, part, page.timing_ms)

@@ -21,7 +21,7 @@ from edged.errors import ConfigError, ConfigProblem, EdgedError, FrameRejected, 
 from edged.inference import Inference
 from edged.intake import identify_file
 from edged.journey import Journey
-from edged.nouns import Frame, Landing, display_name
+from edged.nouns import Landing, display_name
 from edged.plant.messages import Messages
 from edged.verdict import gate, golden_defects, judge
 from edged.vision.decoders import Decoders
@@ -30,14 +30,23 @@ from edged.vision.outcomes import ChangedUnderway
 from edged.vitals.health import HealthBoard
 
 READY_S = 60.0
+AWAY_S = 5.0
 
 
 def infer(args: argparse.Namespace) -> int:
     """Exit 1 when a file could not be read, or when nothing could judge it."""
     logs.setup(Log(level=LogLevel.ERROR))
+    if args.reference is not None and not args.reference.is_file():
+        raise Unavailable(f"the reference {args.reference}", "there is no such file", "Give the golden reference's path.")
     config = _configuration(args)
     recipe = _recipe(config, args.recipe)
-    return asyncio.run(_infer(args, config, recipe))
+    try:
+        return asyncio.run(_infer(args, config, recipe))
+    except ExceptionGroup as group:
+        found: Exception = group
+        while isinstance(found, ExceptionGroup) and len(found.exceptions) == 1:
+            found = found.exceptions[0]  # the one thing that went wrong
+        raise found from None
 
 
 def _configuration(args: argparse.Namespace) -> Config:
@@ -113,12 +122,17 @@ async def _judge_files(
     args: argparse.Namespace, config: Config, recipes: tuple[Recipe, ...], inference: Inference, decoders: Decoders
 ) -> int:
     """Files are judged side by side, and printed in the order they were given."""
-    deadline = time.monotonic() + READY_S
+    began = time.monotonic()
     for recipe in recipes:
         inference.plans(recipe.name)  # a model that is not in the repository is said at once
         while not inference.ready(recipe.name):
-            if time.monotonic() > deadline:
-                raise Unavailable(f"the recipe {recipe.name}", inference.reason(recipe.name), "Start Triton; see edged doctor.")
+            waited_s = time.monotonic() - began
+            away = [endpoint for endpoint in inference.endpoints() if not endpoint.live]
+            if len(away) == len(config.triton.endpoints) and waited_s > AWAY_S:
+                cause = away[0].cause or "it does not answer"
+                raise Unavailable(f"Triton at {away[0].address}", cause, "Start it, or name it with --triton.")
+            if waited_s > READY_S:
+                raise Unavailable(f"the recipe {recipe.name}", inference.reason(recipe.name), "See edged doctor.")
             await asyncio.sleep(0.05)
     journey = Journey(
         cameras=config.camera,
@@ -129,7 +143,7 @@ async def _judge_files(
         gate=gate,
         reference=args.reference,
     )
-    frames = {camera.name: Frame(**camera.frame.model_dump()) for camera in config.camera}
+    frames = {camera.name: frame for camera in config.camera if (frame := camera.die_frame)}
     messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url)
     under_way = asyncio.Semaphore(config.decode.slots)
 
@@ -153,6 +167,8 @@ async def _judge_files(
 
 async def _judge_file(file: Path, camera: Camera, recipe: str | None, journey: Journey, messages: Messages) -> list[dict[str, Any]] | str:
     """`data` of each page's result message, or one sentence why there is none."""
+    if not file.is_file():
+        return f"{file} is {'a directory' if file.is_dir() else 'no regular file'}" if file.exists() else f"{file} does not exist"
     try:
         landing = _landing(file, camera, recipe)
         return [messages.data_of(page) for page in await journey.judge(landing)]

@@ -34,6 +34,10 @@ def status(args: argparse.Namespace) -> int:
     for camera in answer["cameras"]:
         last = f"last {camera['last_name']} at {camera['last_seen']}" if camera["last_name"] else "no image yet"
         print(f"  camera {camera['name']}: {camera['waiting']} waiting, {camera['in_flight']} under way, {last}")
+        if camera.get("held"):
+            print(f"    its images wait: {camera['held']}")
+        for file in camera["writing"][:5]:
+            print(f"    {file['name']}: {file.get('why') or 'still being written'} since {file['since']}")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in answer["verdicts"].items())
     print(f"  since the start: {counts}; waiting for delivery: {answer['outbox']['undelivered']}")
     return 0 if overall["status"] == "ok" else 1

@@ -25,6 +25,8 @@ Frame = tuple[str, bytes, bytes | None]
 def simulate(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise Unavailable(f"the folder {args.folder}", "it does not exist", "Create it, or name the folder of a camera.")
+    if not 0 <= args.faults <= 1:
+        raise Unavailable("--faults", f"{args.faults:g} is no share", "Give a number from 0 to 1.")
     frames = _from_directory(args.source) if args.source else _generated(args.seed)
     return asyncio.run(_play(args, frames))
 
@@ -55,6 +57,8 @@ def _print(dropped: Dropped) -> None:
 
 def _from_directory(source: Path) -> Callable[[int], Frame]:
     """Cycles through the images of a folder; from the second round on, names are numbered so that each drop is a new file."""
+    if not source.is_dir():
+        raise Unavailable(f"the folder {source}", "there is no such folder", "Give a folder with images.")
     suffixes = {glob.lstrip("*") for glob in Camera.model_fields["include"].default}
     files = sorted(file for file in source.iterdir() if file.suffix.lower() in suffixes and not file.stem.endswith("_temp"))
     if not files:

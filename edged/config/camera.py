@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from edged.config.station import Section, Segment
+from edged.nouns import Frame
 
 IDENTITY_FIELDS = frozenset(
     (
@@ -111,10 +112,15 @@ class Camera(Section):
     existing: Existing = Existing.JUDGE
     recipe: str
     identity: tuple[IdentitySource, ...] = ()
-    frame: FrameSection = FrameSection()
+    frame: FrameSection | None = None
     incomplete_after_s: float = Field(300.0, gt=0)
     sidecar_wait_s: float | None = Field(None, ge=0)
     sidecar_late_s: float = Field(86_400.0, ge=0)
+
+    @property
+    def die_frame(self) -> Frame | None:
+        """None: nobody told how the images lie on the die."""
+        return None if self.frame is None else Frame(**self.frame.model_dump())
 
     @property
     def sidecars(self) -> bool:

@@ -21,7 +21,7 @@ from edged.intake.report import snapshot, whereabouts
 from edged.intake.selection import Selection
 from edged.intake.sidecar import read_sidecar
 from edged.intake.window import Grade, Structure
-from edged.nouns import Board, Frame, Identity, Landing, Recorded
+from edged.nouns import Board, Identity, Landing, Recorded
 
 __all__ = [
     "CameraSnapshot",
@@ -120,4 +120,4 @@ def identify_file(camera: Camera, path: bytes, file: Path | None = None) -> Iden
                 data = read_sidecar(file.parent, file.name.encode("utf-8", "surrogateescape"), kind)
                 if data is not None:
                     sidecars[kind] = data
-    return identify(camera.identity, path, sidecars, Frame(**camera.frame.model_dump()))
+    return identify(camera.identity, path, sidecars, camera.die_frame)

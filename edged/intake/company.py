@@ -15,7 +15,7 @@ from edged.intake.folder import Folder
 from edged.intake.identity import identify, sidecar_worth_waiting
 from edged.intake.reference import reference_beside
 from edged.intake.window import Grade
-from edged.nouns import Frame, Identity, Landing
+from edged.nouns import Identity, Landing
 
 _ASK_AGAIN_S = 0.25
 _ABSENT_REFERENCE_S = 1.0
@@ -37,7 +37,7 @@ class Company:
 
     def __init__(self, folder: Folder, recipes: Mapping[str, Recipe]) -> None:
         self._folder, self._camera, self._recipes = folder, folder.camera, recipes
-        self._frame = Frame(**folder.camera.frame.model_dump())
+        self._frame = folder.camera.die_frame
 
     async def of(self, candidate: Candidate, *, still_s: float, hurried: bool) -> Arrived:
         """Who the image is, `still_s` after it settled; `hurried`: take what is there."""

@@ -30,6 +30,7 @@ HEALTH_EXPIRY_S = 120
 TELEMETRY_S = 20.0
 SLOW_S = 5.0
 TELEMETRY_EXPIRY_S = 60
+_OPTIONAL = frozenset({"gpu", "clock"})
 _WORST = (HealthStatus.OK, HealthStatus.UNKNOWN, HealthStatus.DEGRADED, HealthStatus.DOWN)
 
 Facts = Callable[[], Mapping[str, Any]]
@@ -124,7 +125,9 @@ class Presence:
         await self._publish(connection, "state", self._state(online=True, since=self._since, reason="connected"), retain=True)
 
     def health(self, items: Sequence[HealthItem]) -> bytes:
-        worst = max((item.status for item in items), key=_WORST.index, default=HealthStatus.UNKNOWN)
+        # A station without a GPU, or whose clock cannot be asked, is well.
+        counted = [item.status for item in items if item.name not in _OPTIONAL or item.status is not HealthStatus.UNKNOWN]
+        worst = max(counted, key=_WORST.index, default=HealthStatus.UNKNOWN)
         entries = {
             item.name: {
                 "status": item.status.value,

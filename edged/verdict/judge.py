@@ -109,6 +109,8 @@ def _lowered(decision: Decision, complete: bool, quality: Quality | None, recipe
     kind, reason = decision
     if not recipe_known:
         return VerdictKind.REVIEW, "recipe-unknown" if reason == NO_DEFECT else f"recipe-unknown; {reason}"
+    if kind is VerdictKind.REVIEW and reference_missing:
+        return kind, f"reference-missing; {reason}"
     if kind is not VerdictKind.PASS:
         return decision
     doubts = ["reference-missing"] if reference_missing else []
