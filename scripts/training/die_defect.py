@@ -41,9 +41,9 @@ def train(data: Path, out: Path, minutes: float | None = None) -> dict[str, Any]
     """Trains on `data` and writes the package to `out`; returns the report on images it did not train on.
 
     `minutes` bounds the training loop by wall clock: the learning rate then falls with the time that is spent. It runs on
-    EDGED_TRAIN_THREADS threads (default: 2, or 1 on a single core). ValueError or FileNotFoundError say what is wrong with `data`.
+    EDGED_TRAIN_THREADS threads (default 1; another one draws the images). ValueError or FileNotFoundError say what is wrong with `data`.
     """
-    torch.set_num_threads(int(os.environ.get("EDGED_TRAIN_THREADS", min(2, os.cpu_count() or 1))))
+    torch.set_num_threads(int(os.environ.get("EDGED_TRAIN_THREADS", "1")))
     cv2.setNumThreads(1)
     made_up = is_generated(data)
     source, tuning, check = _generated_sets() if made_up else _pair_sets(data)
