@@ -384,16 +384,16 @@ def test_delays_grow_to_their_cap_and_never_below_half_of_it() -> None:
     assert backoff.delay_s(5, 0.0) == 5
 
 
-STORE = Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store")))
+STORE = Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store"), required="yes"))
 
 
 @pytest.mark.parametrize(
     ("recipe", "die", "own", "sought", "missing"),
     [
         (STORE, Die(2, 3), None, 12, False),  # a decoder looks which of them is there
-        (STORE, Die(), None, 0, False),  # it is missing, and nobody requires it
+        (STORE, Die(), None, 0, True),
         (Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store"), required="yes")), Die(), None, 0, True),
-        (Recipe(name="r", models=("m0",), reference=Reference(pattern="{stem}_temp.{ext}")), Die(), None, 1, False),
+        (Recipe(name="r", models=("m0",), reference=Reference(pattern="{stem}_temp.{ext}", required="yes")), Die(), None, 1, False),
         (Recipe(name="r", models=("m0",)), Die(2, 3), None, 0, False),
         (STORE, Die(), Path("/own.png"), 1, False),
     ],
