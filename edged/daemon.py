@@ -163,7 +163,7 @@ class Daemon:
         """Adapters close in reverse: the ledger last, since the others may still write to it."""
         frames = {camera.name: frame for camera in config.camera if (frame := camera.die_frame)}
         # In SEMI E10's words a vision node that judges an image is productive.
-        messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url, e10=lambda: "PRD")
+        messages = Messages(config.station, config.topic_base, frames, e10=lambda: "PRD")
         ledger = await stack.enter_async_context(
             Ledger.open(config.station.state_dir, config.ledger, messages, board, source=config.station.source)
         )

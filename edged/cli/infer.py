@@ -144,7 +144,7 @@ async def _judge_files(
         reference=args.reference,
     )
     frames = {camera.name: frame for camera in config.camera if (frame := camera.die_frame)}
-    messages = Messages(config.station, config.topic_base, frames, public_url=config.http.public_url)
+    messages = Messages(config.station, config.topic_base, frames)
     under_way = asyncio.Semaphore(config.decode.slots)
 
     async def one(file: Path) -> list[dict[str, Any]] | str:
