@@ -392,7 +392,7 @@ STORE = Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store"
     [
         (STORE, Die(2, 3), None, 12, False),  # a decoder looks which of them is there
         (STORE, Die(), None, 0, True),
-        (Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store"), required="yes")), Die(), None, 0, True),
+        (Recipe(name="r", models=("m0",), reference=Reference(store=Path("/store"))), Die(), None, 0, False),  # nobody requires it
         (Recipe(name="r", models=("m0",), reference=Reference(pattern="{stem}_temp.{ext}", required="yes")), Die(), None, 1, False),
         (Recipe(name="r", models=("m0",)), Die(2, 3), None, 0, False),
         (STORE, Die(), Path("/own.png"), 1, False),
