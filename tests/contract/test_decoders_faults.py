@@ -127,7 +127,7 @@ def test_a_process_that_could_not_be_started_leaves_no_descriptor() -> None:
 def test_a_ring_that_could_not_be_made_leaves_no_descriptor_and_no_file() -> None:
     there = {path.name for path in SHM.glob(f"edged-{os.getpid()}-*")}
     failures, ring = leaves_nothing(lambda: Ring(plan(), 4, 700), Unavailable)
-    assert failures == 3 and isinstance(ring, Ring)  # the file, the one for the processes, the mapping
+    assert failures >= 3 and isinstance(ring, Ring)  # the file, the one for the processes, the mapping; holes in the table add to it
     ring.remove()
     assert {path.name for path in SHM.glob(f"edged-{os.getpid()}-*")} == there
 
