@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from edged.config.problems import Where, explained
 from edged.config.root import Config
 from edged.errors import ConfigError, ConfigProblem
-
-Where = dict[tuple[str, ...], str]
-"""Which file a key came from, by its path; list positions count as keys."""
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -49,7 +44,7 @@ def _validated(data: dict[str, Any], environ: Mapping[str, str], where: Where, p
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_problems(error, where, default)) from None
+        raise ConfigError(explained(error, data, where, default)) from None
 
 
 def _read(file: Path, problems: list[ConfigProblem]) -> dict[str, Any]:
@@ -72,9 +67,12 @@ def _merge(into: dict[str, Any], data: Mapping[str, Any], at: tuple[str, ...], s
         here = (*at, key)
         where.setdefault(here, source)
         if isinstance(value, dict):
-            _merge(into.setdefault(key, {}), value, here, source, where)
+            if not isinstance(into.get(key), dict):  # a table where another file has a list: the section says what it must be
+                into[key], where[here] = {}, source
+            _merge(into[key], value, here, source, where)
         elif key in ("camera", "recipe") and not at and isinstance(value, list):
-            items = into.setdefault(key, [])
+            if not isinstance(items := into.setdefault(key, []), list):
+                items = into[key] = []
             for item in value:
                 where[(*here, str(len(items)))] = source
                 items.append(item)
@@ -92,46 +90,10 @@ def _merge_environment(data: dict[str, Any], environ: Mapping[str, str], where: 
             value = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
             value = text  # a bare word is a string
+        if section not in data:
+            where[(section,)] = f"environment {name}"
         if not isinstance(table := data.setdefault(section, {}), dict):
             problems.append(ConfigProblem(f"environment {name}", section, "lists cannot be set by environment"))
             continue
         table[key] = value
         where[(section, key)] = f"environment {name}"
-
-
-def _problems(error: ValidationError, where: Where, default: str) -> list[ConfigProblem]:
-    found = []
-    for item in error.errors():
-        loc = tuple(str(part) for part in item["loc"])
-        source = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), default)
-        hint, problem = "", item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            problem = "unknown key"
-            near = difflib.get_close_matches(loc[-1], _keys_at(loc[:-1]), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(_keys_at(loc[:-1])))}"
-        elif item["type"] == "missing":
-            problem = "this key is required"
-        elif item["type"] != "value_error":
-            problem = f"{problem}, but it is {item['input']!r:.80}"
-        found.append(ConfigProblem(source, ".".join(loc) or "-", problem, hint))
-    return found
-
-
-def _keys_at(loc: tuple[str, ...]) -> list[str]:
-    """The keys the model at `loc` knows."""
-    model: Any = Config
-    for part in loc:
-        if part.isdigit():
-            continue
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return []
-        model = _model_in(field.annotation)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _model_in(annotation: Any) -> Any:
-    """The section inside `tuple[Section, ...]` or `Section | None`."""
-    if typing.get_origin(annotation) in (tuple, list, typing.Union, types.UnionType):
-        return next((m for m in map(_model_in, typing.get_args(annotation)) if m is not None), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

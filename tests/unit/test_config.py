@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from edged.config import Config, load
-from edged.config.load import _model_in
+from edged.config.problems import model_in
 from edged.errors import ConfigError
 
 SAMPLE = Path(__file__).parents[2] / "config" / "edged.toml"
@@ -34,7 +34,7 @@ def sections(model: type[BaseModel], at: str = "") -> dict[str, type[BaseModel]]
     """Every table of the configuration, by its dotted name."""
     found = {}
     for name, field in model.model_fields.items():
-        inner = _model_in(field.annotation)
+        inner = model_in(field.annotation)
         if inner is None and str(field.annotation).startswith("dict[str, edged"):
             inner = field.annotation.__args__[1]  # type: ignore[union-attr]
         if inner is not None:
@@ -139,3 +139,42 @@ def test_rules_that_name_an_unknown_zone_and_bad_patterns_are_refused(tmp_path: 
     assert "unknown zones: edge" in problems_of(tmp_path, MINIMAL + '[[recipe.rules.rule]]\nzones = ["edge"]\n')[0]
     bad = MINIMAL.replace('recipe = "r"\n', 'recipe = "r"\n[[camera.identity]]\nkind = "regex"\npattern = "(?P<lott>x"\n', 1)
     assert "no regular expression" in problems_of(tmp_path, bad)[0]
+
+
+def test_what_crosses_sections_is_listed_beside_mistyped_fields(tmp_path: Path) -> None:
+    rule = '[[recipe.rules.rule]]\nzones = ["edge"]\nverdict = "FALL"\n'
+    weights = 'combine = "weighted"\nweights = [1.0, 2.0]\n'
+    text = "\n".join(problems_of(tmp_path, MINIMAL.replace('recipe = "r"', 'recipe = "rr"\nmode = "inotfy"', 1) + weights + rule))
+    assert "camera.0.recipe: camera cam1 names the recipe 'rr', which is not there; there are r (did you mean 'r'?)" in text
+    assert "recipe.0.rules: rules name unknown zones: edge" in text
+    assert "recipe.0: combine = weighted needs one weight for each model" in text
+    assert "camera.0.mode: this must be 'auto', 'inotify' or 'poll', but it is 'inotfy' (did you mean 'inotify'?)" in text
+    assert "recipe.0.rules.rule.0.verdict" in text and "(did you mean 'FAIL'?)" in text
+    assert "at least 1" not in text and text.count("\n") == 4
+
+
+def test_a_problem_between_sections_is_said_once_with_its_key(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, MINIMAL.replace('recipe = "r"', 'recipe = "q"', 1))
+    assert len(found) == 1 and "camera.0.recipe: " in found[0]
+    assert len(problems_of(tmp_path, MINIMAL + '[[recipe.rules.rule]]\nzones = ["edge"]\n')) == 1
+    doubled = problems_of(tmp_path, MINIMAL + '[[recipe]]\nname = "r"\nmodels = ["m"]\n')
+    assert len(doubled) == 1 and "recipe.1.name: recipe names must differ; doubled: r" in doubled[0]
+
+
+def test_a_value_of_the_wrong_kind_is_told_what_kind_is_meant(tmp_path: Path) -> None:
+    text = "\n".join(problems_of(tmp_path, MINIMAL.replace('["m"]', '"m"') + "[mqtt]\nhost = 5\nport = true\n[models]\nallow_python = 7\n"))
+    assert "recipe.0.models: this must be a list, but it is 'm'" in text
+    assert "mqtt.host: this must be text, but it is 5" in text
+    assert "models.allow_python: this must be true or false, but it is 7" in text
+    assert "Input should" not in text
+
+
+def test_a_section_that_only_the_environment_gives_is_blamed_on_the_environment(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, MINIMAL, {"EDGED_NOSUCH__X": "1"})
+    assert len(found) == 1 and found[0].startswith("environment EDGED_NOSUCH__X: nosuch: unknown key")
+
+
+def test_a_table_where_another_file_has_a_list_is_a_problem_not_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "edged.toml.d").mkdir()
+    (tmp_path / "edged.toml.d" / "10.toml").write_text('[camera]\nname = "cam2"\n')
+    assert "10.toml: camera: this must be a list" in problems_of(tmp_path, MINIMAL)[0]
