@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     command("run", "run:run", "run the daemon in the foreground; systemd and SIGTERM end it")
-    command("check-config", "offline:check_config", "list everything that is wrong with the configuration, and what it will do")
+    command("check-config", "check:check_config", "list everything that is wrong with the configuration, and what it will do")
     command("doctor", "doctor:doctor", "look at this machine and at every peer, and say what would not work")
     _remote(command("status", "remote:status", "what the running daemon is doing, and what is wrong"))
     tail = command("tail", "remote:tail", "print each result as it is recorded")

@@ -1,73 +1,20 @@
-"""check-config, identify, schema: what needs neither peers nor a running daemon."""
+"""identify, schema: what needs neither peers nor a running daemon."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from edged.cli import DEFAULT_CONFIG
-from edged.config import Camera, Config, Protocol, load
+from edged.config import Camera, load
 from edged.errors import ConfigError, ConfigProblem
-from edged.intake import identify_file, is_network
-from edged.nouns import display_name
+from edged.intake import identify_file
+from edged.nouns import Identity, display_name
 from edged.plant.messages import result_schema
-
-
-def check_config(args: argparse.Namespace) -> int:
-    """Prints what the configuration will do, and warnings; every mistake is a ConfigError."""
-    file = args.config or DEFAULT_CONFIG
-    config = load(file)
-    if what := is_network(config.station.state_dir):
-        raise ConfigError(
-            [
-                ConfigProblem(
-                    str(file),
-                    "station.state_dir",
-                    f"{config.station.state_dir} lies on {what}",
-                    "the ledger needs a local file system",
-                )
-            ]
-        )
-    warnings = list(_warnings(config))
-    if args.json:
-        print(json.dumps({"ok": True, "warnings": warnings, "topic_base": config.topic_base, "source": config.station.source}))
-        return 0
-    print(f"{file}: the configuration is valid.")
-    print(f"  publishes below {config.topic_base} as {config.station.source}")
-    for camera in config.camera:
-        print(f"  camera {camera.name}: {camera.folder} -> recipe {camera.recipe}, afterwards {camera.after}")
-    for warning in warnings:
-        print(f"  warning: {warning}")
-    return 0
-
-
-def _warnings(config: Config) -> Iterator[str]:
-    for camera in config.camera:
-        if not camera.folder.is_dir():
-            yield f"camera {camera.name}: the folder {camera.folder} does not exist (yet); its images are judged once it does"
-        elif not os.access(camera.folder, os.R_OK | os.X_OK):
-            yield f"camera {camera.name}: the folder {camera.folder} cannot be read by this user"
-        if camera.after != "keep" and camera.folder.is_dir() and not os.access(camera.folder, os.W_OK):
-            yield f"camera {camera.name}: after = {camera.after}, but {camera.folder} cannot be written; files will stay"
-        if not camera.identity:
-            yield f"camera {camera.name}: no identity sources, so every PASS becomes REVIEW (identity incomplete)"
-    for first, second in _overlaps(config.camera):
-        yield f"cameras {first} and {second} watch the same files; {first} gets those that match both"
-    if config.mqtt.protocol is Protocol.V311:
-        yield "mqtt.protocol is 3.1.1: a broker cannot say that it refused a message, so a refusal is invisible"
-
-
-def _overlaps(cameras: tuple[Camera, ...]) -> Iterator[tuple[str, str]]:
-    for i, first in enumerate(cameras):
-        for second in cameras[i + 1 :]:
-            inside = first.recursive and second.folder.is_relative_to(first.folder)
-            around = second.recursive and first.folder.is_relative_to(second.folder)
-            if (first.folder == second.folder or inside or around) and set(first.include) & set(second.include):
-                yield first.name, second.name
+from edged.plant.text import utc
 
 
 def identify(args: argparse.Namespace) -> int:
@@ -76,22 +23,42 @@ def identify(args: argparse.Namespace) -> int:
     complete = True
     for name in args.files:
         camera = pick_camera(cameras, Path(name), args.camera)
-        path = Path(name)
-        relative = path.relative_to(camera.folder) if path.is_relative_to(camera.folder) else Path(path.name)
-        identity = identify_file(camera, os.fsencode(relative), path if path.exists() else None)
+        path, folder = _absolute(Path(name)), _absolute(camera.folder)
+        relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+        remark = _remark(path)
+        identity = identify_file(camera, os.fsencode(relative), None if remark else path)
         complete = complete and identity.material.complete
-        found = {k: v for k, v in {**asdict(identity.material), **asdict(identity.die)}.items() if v is not None}
-        found |= {k: str(v) for k in ("recipe", "chamber", "job_id", "operator", "acquired") if (v := getattr(identity, k)) is not None}
-        if args.json:
-            print(json.dumps({"file": display_name(os.fsencode(name)), "camera": camera.name, **found}))
-        else:
-            source = found.pop("from_", None)
-            missing = "" if identity.material.complete else "  (incomplete: lot or wafer unknown)"
-            print(f"{display_name(os.fsencode(name))}: camera {camera.name}, by {source or 'no source'}{missing}")
-            for key, value in found.items():
-                if key != "complete":
-                    print(f"    {key:10} {value}")
+        _print(display_name(os.fsencode(name)), camera, _found(identity), remark, as_json=args.json)
     return 0 if complete else 1
+
+
+def _found(identity: Identity) -> dict[str, Any]:
+    """What is known, by the names that an identity source gives it."""
+    material, die = identity.material, identity.die
+    fields = ("lot_id", "wafer_id", "slot", "carrier_id", "product", "step", "complete")
+    found = {"from": material.from_, **{key: getattr(material, key) for key in fields}}
+    found |= {"die_x": die.x, "die_y": die.y, "site": die.site}
+    found |= {key: getattr(identity, key) for key in ("recipe", "chamber", "job_id", "operator")}
+    found["acquired"] = utc(identity.acquired) if identity.acquired else None
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _remark(path: Path) -> str | None:
+    if os.path.isfile(path):  # noqa: PTH113 - never raises, also where this user may not look
+        return None
+    there = "a directory, no image" if os.path.isdir(path) else "no such file"  # noqa: PTH112
+    return f"{there}: only its name was read"
+
+
+def _print(name: str, camera: Camera, found: dict[str, Any], remark: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"file": name, "camera": camera.name, **found, **({"remark": remark} if remark else {})}))
+        return
+    missing = "" if found["complete"] else "  (incomplete: lot or wafer unknown)"
+    print(f"{name}: camera {camera.name}, by {found.get('from', 'no source')}{missing}{f'  ({remark})' if remark else ''}")
+    for key, value in found.items():
+        if key not in ("from", "complete"):
+            print(f"    {key:10} {value}")
 
 
 def pick_camera(cameras: tuple[Camera, ...], file: Path, name: str | None) -> Camera:
@@ -102,7 +69,12 @@ def pick_camera(cameras: tuple[Camera, ...], file: Path, name: str | None) -> Ca
             known = ", ".join(camera.name for camera in cameras)
             raise ConfigError([ConfigProblem("--camera", name, "there is no such camera", f"there are {known}")])
         return found
-    return next((camera for camera in cameras if file.absolute().is_relative_to(camera.folder)), cameras[0])
+    return next((camera for camera in cameras if _absolute(file).is_relative_to(_absolute(camera.folder))), cameras[0])
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..` and without following links: as a camera names its files."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def schema(args: argparse.Namespace) -> int:

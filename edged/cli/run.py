@@ -8,6 +8,7 @@ import faulthandler
 
 from edged import logs
 from edged.cli import DEFAULT_CONFIG
+from edged.cli.check import refuse
 from edged.config import load
 from edged.daemon import run as run_daemon
 
@@ -17,5 +18,6 @@ def run(args: argparse.Namespace) -> int:
     faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the journal
     file = args.config or DEFAULT_CONFIG
     config = load(file)
+    refuse(config, file)
     logs.setup(config.log)
     return asyncio.run(run_daemon(config, file))
