@@ -140,7 +140,7 @@ class Aftermath:
             for path in resumed:
                 if self._outgoing.leaving.pop(path, False):
                     self._names.look_again(path)
-        return len(rows) == ROUND
+        return len(rows) >= ROUND
 
     def _dispose(self, work: Sequence[Pending]) -> list[Result]:
         """In the folder's thread."""
