@@ -69,7 +69,7 @@ class Station:
             "mode": snapshot.mode,
             "waiting": snapshot.waiting,
             "in_flight": snapshot.in_flight,
-            "writing": [{"name": writing.name, "since": writing.since} for writing in snapshot.writing],
+            "writing": [{"name": writing.name, "since": writing.since, "why": writing.why} for writing in snapshot.writing],
             "ignored": snapshot.ignored,
             "overflows": snapshot.overflows,
             "last_name": snapshot.last_name,

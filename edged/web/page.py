@@ -17,7 +17,7 @@ from edged.errors import Unavailable
 from edged.nouns import HealthItem, HealthStatus
 from edged.web.answers import Refused
 from edged.web.routes import Route
-from edged.web.views import CameraFacts, GpuView, OutboxFacts, ResultRow, StationView, StatusView
+from edged.web.views import CameraFacts, GpuView, OutboxFacts, ResultRow, StationView, StatusView, WritingFile
 from edged.web.wording import age, clock, facts_text, size
 
 REFRESH_S = 5
@@ -191,10 +191,7 @@ def _camera(camera: CameraFacts, item: HealthItem | None, now: datetime) -> dict
         notes.append(f"Held: {held}")
     if stalled := camera.get("stalled_since"):
         notes.append(f"No new image since {clock(stalled, now)}.")
-    notes += [
-        f"{file['name']} is still being written since {clock(file['since'], now)} ({age((now - file['since']).total_seconds())})."
-        for file in camera["writing"][:3]
-    ]
+    notes += [_writing(file, now) for file in camera["writing"][:3]]
     status = item.status.value if item is not None else "unknown"
     if status == "ok" and (camera.get("held") or camera.get("stalled_since")):
         status = "degraded"
@@ -210,6 +207,13 @@ def _camera(camera: CameraFacts, item: HealthItem | None, now: datetime) -> dict
         "in_flight": camera["in_flight"],
         "notes": notes,
     }
+
+
+def _writing(file: WritingFile, now: datetime) -> str:
+    since = f"since {clock(file['since'], now)} ({age((now - file['since']).total_seconds())})"
+    if file["why"]:
+        return f"{file['name']} waits {since}: {file['why']}."
+    return f"{file['name']} is still being written {since}."
 
 
 def _result(row: ResultRow, now: datetime) -> dict[str, Any]:

@@ -22,10 +22,11 @@ class StationFacts(TypedDict):
 
 
 class WritingFile(TypedDict):
-    """A file that is still being written."""
+    """A file that is still being written, or waits: `why` says what for, empty while it is written."""
 
     name: str
     since: datetime
+    why: str
 
 
 class CameraFacts(TypedDict):

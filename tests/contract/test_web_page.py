@@ -95,7 +95,9 @@ async def test_further_causes_stand_below_and_the_light_keeps_the_first() -> Non
 async def test_the_page_shows_cameras_backlog_gpu_and_disk() -> None:
     station = FakeStation()
     station.outbox = {"undelivered": 1840, "parked": 2, "oldest_s": 4210.0, "drains_in_s": 95.0}
-    station.writing = [{"name": "late.tif", "since": datetime.now(UTC) - timedelta(seconds=250)}]
+    since = datetime.now(UTC) - timedelta(seconds=250)
+    linked = {"name": "linked.png", "since": since, "why": "it has 2 hard links and is judged when it has one"}
+    station.writing = [{"name": "late.tif", "since": since, "why": ""}, linked]
     seen = await page(station)
     assert "1\u202f840 waiting" in seen.text
     assert "oldest 70 min · drains in 95 s · 2 parked" in seen.of("tile")
@@ -105,6 +107,8 @@ async def test_the_page_shows_cameras_backlog_gpu_and_disk() -> None:
     assert "3 waiting · 1 in work · wafer-map · inotify" in seen.of("camera")
     assert "late.tif is still being written since" in seen.of("warn")
     assert "(4 min)" in seen.of("warn")
+    assert "linked.png waits since" in seen.of("warn")
+    assert "(4 min): it has 2 hard links and is judged when it has one." in seen.of("warn")
 
 
 async def test_the_figures_of_a_gpu_stand_in_its_tile_and_missing_ones_are_left_out() -> None:
@@ -146,7 +150,7 @@ async def test_names_and_causes_that_are_markup_stay_text(evil: str) -> None:
     station = FakeStation()
     station.rows = [a_row(0, "FAIL", name=evil, reason=evil, lot_id=evil, wafer_id=evil, camera=evil, id=evil)]
     station.board.report("triton", HealthStatus.DOWN, evil, evil)
-    station.writing = [{"name": evil, "since": datetime.now(UTC)}]
+    station.writing = [{"name": evil, "since": datetime.now(UTC), "why": evil}]
     seen = await page(station)
     assert seen.of("cause") == evil
     assert {tag for tag, _ in seen.elements} & {"script", "img", "style", "iframe"} == set()
