@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -130,12 +131,12 @@ def _landing_entries(connection: sqlite3.Connection, row: tuple[Any, ...], shown
         entries.append({"time": _utc(recorded), "what": how, **about, "id": _uuid(id_), "reason": why})
     told = connection.execute(
         "SELECT r.id, r.page, r.judgement, r.verdict, r.reason, r.sequence, r.decided, m.created, m.epoch, t.name, o.state, o.at, "
-        "o.attempts, o.reason FROM result r JOIN message m ON m.message = r.message JOIN topic t ON t.topic = m.topic "
+        "o.attempts, o.reason, o.sent_at, m.body FROM result r JOIN message m ON m.message = r.message JOIN topic t ON t.topic = m.topic "
         "LEFT JOIN outbox o ON o.message = r.message AND o.sink = 'mqtt' WHERE r.landing = ? ORDER BY r.message",
         (same_as or landing,),
     ).fetchall()
-    for each in told:
-        entries += _result_entries(each, about)
+    for number, each in enumerate(told):
+        entries += _stages(each, about, settled=number == 0 and how == "judged") + _result_entries(each, about)
     if not told and how == "judged":
         pruned = "its result is older than the retention time"
         entries.append(
@@ -149,8 +150,26 @@ def _landing_entries(connection: sqlite3.Connection, row: tuple[Any, ...], shown
     return entries
 
 
+def _stages(row: tuple[Any, ...], about: Facts, *, settled: bool) -> list[Facts]:
+    """What came before the verdict. Of decoding and inference the durations were measured, not the moments, so they have no time."""
+    page, decided, timing_ms = row[1], row[6], _timing_ms(row[15])
+    entries: list[Facts] = []
+    if settled and {"settle", "total"} <= timing_ms.keys():
+        # `total` runs from the first look to the verdict, `settle` is its first part.
+        moment = decided - (timing_ms["total"] - timing_ms["settle"]) / 1000
+        entries.append({"time": _utc(moment), "what": "settled", **about, "ms": timing_ms["settle"]})
+    for stage, what in (("decode", "decoded"), ("infer", "inferred")):
+        if stage in timing_ms:
+            entries.append({"time": None, "what": what, **about, "page": page, "ms": timing_ms[stage]})
+    return entries
+
+
+def _timing_ms(body: bytes) -> dict[str, float]:
+    return {stage: ms for stage, ms in json.loads(body)["data"]["timing_ms"].items() if ms is not None}
+
+
 def _result_entries(row: tuple[Any, ...], about: Facts) -> list[Facts]:
-    id_, page, judgement, verdict, reason, sequence, decided, created, epoch, topic, state, at, attempts, why = row
+    id_, page, judgement, verdict, reason, sequence, decided, created, epoch, topic, state, at, attempts, why, sent_at, body = row
     who = {**about, "id": _uuid(id_)}
     name = STATE_NAMES.get(state, "delivered")
     notes = {
@@ -160,7 +179,9 @@ def _result_entries(row: tuple[Any, ...], about: Facts) -> list[Facts]:
         "parked": why or "put aside",
         "delivered": why,
     }
-    judged = {"verdict": verdict, "reason": reason, "page": page, "judgement": judgement}
+    judged = {"verdict": verdict, "reason": reason, "page": page, "judgement": judgement, "timing_ms": _timing_ms(body)}
+    if state == DELIVERED and sent_at is None:
+        attempts += 1  # the ledger counts what failed and what the broker took for the MES; this one was done with at once
     return [
         {"time": _utc(decided), "what": "judged", **who, **judged},
         {"time": _utc(created), "what": "recorded", **who, "sequence": f"{sequence:012d}", "epoch": epoch},

@@ -90,7 +90,8 @@ async def test_what_the_mes_gets_is_byte_for_byte_what_was_committed_and_fits_th
             assert message.topic.endswith(f"/{said['data']['verdict'].lower()}")
             if said["id"] in stored:
                 assert message.payload == stored[said["id"]].body
-        assert {entry["what"] for entry in await ledger.trace("0.png")} == {"seen", "judged", "recorded", "delivered"}
+        stages = {"seen", "settled", "decoded", "inferred", "judged", "recorded", "delivered"}
+        assert {entry["what"] for entry in await ledger.trace("0.png")} == stages
 
 
 async def test_a_broker_killed_and_restarted_half_way_gets_everything_that_it_had_not_taken(tmp_path: Path, broker: Broker) -> None:

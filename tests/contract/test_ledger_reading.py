@@ -101,13 +101,17 @@ async def test_a_trace_tells_a_files_way_by_its_bare_name_or_its_path(tmp_path: 
     async with opened(tmp_path) as ledger:
         first = await ledger.record([page(b"lot7/a.png", verdict=VerdictKind.FAIL, reason="class:particle>=0.80")])
         told = await ledger.trace("a.png")
-        assert [entry["what"] for entry in told] == ["seen", "judged", "recorded", "due"]
-        assert (told[1]["verdict"], told[1]["reason"], told[1]["id"]) == ("FAIL", "class:particle>=0.80", first.ids[0])
+        assert [entry["what"] for entry in told] == ["seen", "settled", "decoded", "inferred", "judged", "recorded", "due"]
+        assert (told[4]["verdict"], told[4]["reason"], told[4]["id"]) == ("FAIL", "class:particle>=0.80", first.ids[0])
+        assert told[4]["timing_ms"] == {"settle": 310.0, "decode": 3.1, "infer": 6.4, "total": 716.0}
+        assert told[1]["time"] == NOW - timedelta(milliseconds=716 - 310)
+        assert [(entry["time"], entry["ms"]) for entry in told[2:4]] == [(None, 3.1), (None, 6.4)]
         assert told[0]["time"] == NOW
         await everything_delivered(ledger)
         await ledger.disposed("cam1", b"lot7/a.png", first.ids[0], "moved", "/drop/.done/a.png")
         told = await ledger.trace("lot7/a.png")
-        assert [entry["what"] for entry in told] == ["seen", "judged", "recorded", "delivered", "moved"]
+        assert [entry["what"] for entry in told] == ["seen", "settled", "decoded", "inferred", "judged", "recorded", "delivered", "moved"]
+        assert told[-2]["attempts"] == 1, "the one that the broker took"
         assert told[-1]["to"] == "/drop/.done/a.png"
         assert await ledger.trace("lot8/a.png") == []
         assert await ledger.trace("b.png") == []
@@ -135,7 +139,7 @@ async def test_a_trace_tells_why_there_is_no_result_of_its_own(tmp_path: Path) -
 async def test_a_name_that_is_no_unicode_is_traced_by_the_text_that_is_shown(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.record([page(b"a\xff\n.png")])
-        assert len(await ledger.trace(r"a\xff\n.png")) == 4
+        assert len(await ledger.trace(r"a\xff\n.png")) == 7
 
 
 async def test_delivered_results_are_pruned_by_age_but_the_files_stay_known(tmp_path: Path) -> None:
