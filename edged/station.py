@@ -58,10 +58,6 @@ class Station:
         }
 
     def _camera(self, snapshot: CameraSnapshot) -> CameraFacts:
-        daemon = self._daemon
-        held = daemon.inference.reason(snapshot.recipe) or next(
-            (hold.cause for hold in daemon.holds.snapshot() if (hold.camera, hold.recipe) == (snapshot.name, snapshot.recipe)), None
-        )
         return {
             "name": snapshot.name,
             "folder": snapshot.folder,
@@ -75,8 +71,15 @@ class Station:
             "last_name": snapshot.last_name,
             "last_seen": snapshot.last_seen,
             "stalled_since": snapshot.stalled_since,
-            "held": held,
+            "held": self._held(snapshot.name, snapshot.recipe),
         }
+
+    def _held(self, camera: str, recipe: str) -> str | None:
+        """Why the camera's images of this recipe wait."""
+        daemon = self._daemon
+        return daemon.inference.reason(recipe) or next(
+            (hold.cause for hold in daemon.holds.snapshot() if (hold.camera, hold.recipe) == (camera, recipe)), None
+        )
 
     def _queues(self) -> dict[str, int]:
         daemon = self._daemon
@@ -153,8 +156,13 @@ class Station:
 
     async def trace(self, name: str) -> dict[str, Any]:
         """What is recorded, then what is known of files of this name that have no result yet."""
-        recorded = await self._daemon.ledger.trace(name)
-        return {"name": name, "entries": [*recorded, *self._daemon.intake.whereabouts(name)]}
+        entries = await self._daemon.ledger.trace(name)
+        for entry in self._daemon.intake.whereabouts(name):
+            held = self._held(entry["camera"], entry["recipe"]) if entry["what"] in ("waiting", "in flight") else None
+            entries.append({**entry, "held": held} if held else entry)
+        if not entries and (unwanted := self._daemon.intake.unwanted(name)) is not None:
+            entries.append(unwanted)
+        return {"name": name, "entries": entries}
 
     # --- models --------------------------------------------------------------------------------------------------------------
     def models(self) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from edged.intake.identity import Parsed, explain, identify, template_problem
 from edged.intake.mounts import is_network
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
 from edged.intake.reference import is_reference, reference_candidates
-from edged.intake.report import snapshot, whereabouts
+from edged.intake.report import snapshot, unwanted, whereabouts
 from edged.intake.selection import Selection
 from edged.intake.sidecar import read_sidecar
 from edged.intake.window import Grade, Structure
@@ -107,8 +107,13 @@ class Intake:
         return tuple(snapshot(camera) for camera in self._cameras.values())
 
     def whereabouts(self, name: str) -> list[dict[str, Any]]:
-        """What is known of files of this name that have no result yet: camera, file, state, since."""
+        """What is known of files of this name that have no result yet: camera, recipe, file, what, state, since."""
         return [answer for camera in self._cameras.values() for answer in whereabouts(camera, name)]
+
+    def unwanted(self, name: str) -> dict[str, Any] | None:
+        """Why the first camera would not take a file of this name, when none would; None when one would."""
+        reasons = [unwanted(camera, name) for camera in self._cameras.values()]
+        return reasons[0] if reasons and all(reasons) else None
 
 
 def identify_file(camera: Camera, path: bytes, file: Path | None = None) -> Identity:

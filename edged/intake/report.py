@@ -68,29 +68,41 @@ def snapshot(camera: CameraIntake) -> CameraSnapshot:
 
 
 def whereabouts(camera: CameraIntake, name: str) -> list[dict[str, Any]]:
-    """Of files without a result whose name, or path below the folder, is shown as `name`: camera, file, state, since."""
+    """Of files without a result whose name, or path below the folder, is shown as `name`: camera, recipe, file, what, state, since.
+
+    `what` is "waiting", "in flight" or "ignored"; `recipe` is the camera's until a sidecar or the path has named another.
+    """
     found: dict[str, dict[str, Any]] = {}
-    for path, state, since in _states(camera, name.rpartition("/")[2]):
+    for path, what, state, since in _states(camera, name.rpartition("/")[2]):
         shown = display_name(path)
         if name in (shown, shown.rpartition("/")[2]):
-            found.setdefault(shown, {"camera": camera.camera.name, "file": shown, "state": state, "since": since})
-    if not found and (reason := camera.folder.selection.why_not(name.encode("utf-8", "backslashreplace"))) is not None:
-        state = f"a file of this name would be ignored: {reason}"
-        return [{"camera": camera.camera.name, "file": name, "state": state, "since": None}]
+            flight = camera.outgoing.flights.get(path)
+            recipe = flight.landing.recipe if flight else camera.camera.recipe
+            about = {"camera": camera.camera.name, "recipe": recipe, "file": shown}
+            found.setdefault(shown, {**about, "what": what, "state": state, "since": since})
     return list(found.values())
 
 
-def _states(camera: CameraIntake, name: str) -> Iterator[tuple[bytes, str, datetime | None]]:
+def unwanted(camera: CameraIntake, name: str) -> dict[str, Any] | None:
+    """Why a file of this name would be none of the camera's; None when it would be."""
+    reason = camera.folder.selection.why_not(name.encode("utf-8", "backslashreplace"))
+    if reason is None:
+        return None
+    state = f"a file of this name would be ignored: {reason}"
+    return {"camera": camera.camera.name, "file": name, "what": "unwanted", "state": state, "since": None}
+
+
+def _states(camera: CameraIntake, name: str) -> Iterator[tuple[bytes, str, str, datetime | None]]:
     for path, flight in camera.outgoing.flights.items():
-        yield path, "in flight: ready to be judged, or being judged", flight.landing.detected
+        yield path, "in flight", "ready to be judged, or being judged", flight.landing.detected
     for path, candidate in camera.examiner.candidates.items():
         note = candidate.note or ("still being written" if candidate.writing else "waiting until it stands still")
         why = f" ({candidate.progress.why})" if candidate.writing and candidate.progress and candidate.progress.why else ""
-        yield path, note + why, candidate.detected
+        yield path, "waiting", note + why, candidate.detected
     for path, why in camera.examiner.misfits.unreadable.items():
-        yield path, f"waiting: {why}", None
+        yield path, "waiting", why, None
     for path, why in camera.examiner.misfits.odd.items():
-        yield path, f"ignored: {why}", None
+        yield path, "ignored", why, None
     for directory in camera.tree.directories.values():
         if directory.known.get(name) == LISTED:
-            yield directory.child(name), "waiting: its turn has not come, or its recipe is held", None
+            yield directory.child(name), "waiting", "its turn has not come, or its recipe is held", None

@@ -245,8 +245,18 @@ async def test_files_that_no_glob_wants_are_counted_and_traceable(folder: Path, 
         drop(folder, "a.PNG", picture())
         assert (await station.landing()).path == b"a.PNG"
         await station.until(lambda: station.intake.snapshot()[0].ignored == 3)
-        assert "include" in station.intake.whereabouts("notes.txt")[0]["state"]
-        assert "exclude" in station.intake.whereabouts("~temp.png")[0]["state"]
+        assert "include" in (station.intake.unwanted("notes.txt") or {})["state"]
+        assert "exclude" in (station.intake.unwanted("~temp.png") or {})["state"]
+
+
+async def test_a_name_is_unwanted_only_when_no_camera_would_take_it(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    cameras = [camera(folder, name="jpegs", include=("*.jpg",)), camera(other, name="tiffs", include=("*.tif",))]
+    async with Station(tmp_path, cameras).running() as station:
+        assert station.intake.unwanted("a.tif") is None
+        assert (station.intake.unwanted("a.png") or {})["camera"] == "jpegs"
+        assert station.intake.whereabouts("a.png") == []
 
 
 async def test_a_file_belongs_to_the_first_camera_that_wants_it(folder: Path, tmp_path: Path) -> None:
