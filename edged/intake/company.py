@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from edged.config import IdentityKind, Recipe
 from edged.intake.candidates import Candidate
 from edged.intake.folder import Folder
-from edged.intake.identity import identify, sidecar_worth_waiting
+from edged.intake.identity import broken_sidecar, identify, sidecar_worth_waiting
 from edged.intake.reference import reference_beside
+from edged.intake.sidecar import names_beside
 from edged.intake.window import Grade
-from edged.nouns import Identity, Landing
+from edged.nouns import Identity, Landing, display_name
 
+log = structlog.get_logger("edged.intake")
 _ASK_AGAIN_S = 0.25
 _ABSENT_REFERENCE_S = 1.0
 
@@ -42,7 +46,8 @@ class Company:
     async def of(self, candidate: Candidate, *, still_s: float, hurried: bool) -> Arrived:
         """Who the image is, `still_s` after it settled; `hurried`: take what is there."""
         path = candidate.path
-        sidecars = await self._folder.sidecars(path) if self._camera.sidecars else {}
+        sidecars, unread = await self._folder.sidecars(path) if self._camera.sidecars else ({}, {})
+        broken = broken_sidecar(self._camera.identity, path, sidecars, unread)
         identity = identify(self._camera.identity, path, sidecars, self._frame)
         # A recipe that nobody configured stays in the identity; the camera's own prepares the image and the verdict says REVIEW.
         recipe = identity.recipe if identity.recipe in self._recipes else self._camera.recipe
@@ -50,11 +55,15 @@ class Company:
         sidecar = next((sidecars[kind] for kind in (IdentityKind.SIDECAR_JSON, IdentityKind.SIDECAR_XML) if kind in sidecars), None)
         left_s = 0.0 if hurried else self._camera.effective_sidecar_wait_s - still_s
         if left_s > 0 and sidecar_worth_waiting(self._camera.identity, path, sidecars):
-            return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its sidecar")
+            note = f"it waits for its sidecar{f', for {broken[1]}' if broken else ''}"
+            return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), note)
         if not hurried and still_s < 2 * self._camera.poll_s:
             left_s = await self._reference_patience_s(path, self._recipes.get(recipe)) - still_s
             if left_s > 0:
                 return Arrived(identity, recipe, sidecar, min(left_s, _ASK_AGAIN_S), "it waits for its golden reference")
+        if broken:
+            beside, facts = display_name(names_beside(path, broken[0])[0]), {"camera": self._camera.name, "image": display_name(path)}
+            log.warning("intake.sidecar_unreadable", **facts, sidecar=beside, reason=broken[1], hint="The image goes without it.")
         return Arrived(identity, recipe, sidecar)
 
     def landing(self, candidate: Candidate, arrived: Arrived, now: float, *, rejected: bool) -> Landing:

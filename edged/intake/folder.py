@@ -96,22 +96,24 @@ class Folder:
             return await self.thread.call(lambda: Listing(self.root, self.place, directory, roll, recursive))
         return await self._call(lambda: Listing(self.root, self.place, directory, roll, recursive))
 
-    async def sidecars(self, path: bytes) -> dict[IdentityKind, bytes]:
-        """What sidecars there are of the kinds the camera names; one that cannot be read counts as absent."""
+    async def sidecars(self, path: bytes) -> tuple[dict[IdentityKind, bytes], dict[IdentityKind, str]]:
+        """What sidecars there are of the kinds the camera names, and why those that are there cannot be read."""
         kinds = {source.kind for source in self.camera.identity} & {IdentityKind.SIDECAR_JSON, IdentityKind.SIDECAR_XML}
 
-        def read() -> dict[IdentityKind, bytes]:
+        def read() -> tuple[dict[IdentityKind, bytes], dict[IdentityKind, str]]:
             found: dict[IdentityKind, bytes] = {}
+            refused: dict[IdentityKind, str] = {}
             for kind in kinds:
                 try:
                     data = read_sidecar(self.camera.folder, path, kind)
-                except OSError:
+                except OSError as error:
+                    refused[kind] = f"the sidecar cannot be read: {error.strerror}"
                     continue
                 if data is not None:
                     found[kind] = data
-            return found
+            return found, refused
 
-        return await self.thread.call(read) if kinds else {}
+        return await self.thread.call(read) if kinds else ({}, {})
 
     def absolute(self, path: bytes) -> bytes:
         return os.path.join(self.root, path) if path else self.root

@@ -68,6 +68,21 @@ def sidecar_worth_waiting(sources: Sequence[IdentitySource], path: bytes, sideca
     return any(source.kind in _SIDECARS for source in sources[: len(sources) if matched is None else matched])
 
 
+def broken_sidecar(
+    sources: Sequence[IdentitySource], path: bytes, sidecars: Sidecars, unread: Mapping[IdentityKind, str]
+) -> tuple[IdentityKind, str] | None:
+    """A sidecar that is there, would have told who the image is, and is refused: its kind and why. `unread`: those that cannot be read."""
+    for source in sources[: explain(sources, path, sidecars).source]:
+        if source.kind in _SIDECARS and (data := sidecars.get(source.kind)) is not None:
+            try:
+                parse_sidecar(source.kind, data)
+            except Unreadable as problem:
+                return source.kind, str(problem)
+        elif source.kind in unread:
+            return source.kind, unread[source.kind]
+    return None
+
+
 def template_problem(pattern: str) -> str | None:
     """What is wrong with a path template, None when nothing is: for check-config."""
     try:

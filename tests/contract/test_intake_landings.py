@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from contract.intake_station import Memory, Station, camera, drop, picture
 from edged.config import IdentitySource, Recipe, Reference
@@ -364,6 +365,20 @@ async def test_a_sidecar_is_waited_for_and_tells_who_the_image_is(folder: Path, 
         assert (landing.identity.material.lot_id, landing.identity.material.complete) == ("L1", True)
         assert (landing.recipe, landing.identity.recipe) == ("r", "unheard of")
         assert landing.sidecar == (folder / "a.json").read_bytes()
+
+
+async def test_a_broken_sidecar_is_told_while_the_image_waits_and_logged_when_it_goes_without(folder: Path, tmp_path: Path) -> None:
+    source = IdentitySource(kind="sidecar-json")
+    with structlog.testing.capture_logs() as logs:
+        async with Station(tmp_path, [camera(folder, identity=(source,), sidecar_wait_s=1.5)]).running() as station:
+            (folder / "bad.json").write_text('{"lot')
+            drop(folder, "bad.png", picture())
+            await station.until(lambda: any("no clean JSON" in each["state"] for each in station.intake.whereabouts("bad.png")))
+            drop(folder, "none.png", picture(2))
+            assert {(await station.landing()).path, (await station.landing()).path} == {b"bad.png", b"none.png"}
+    told = [entry for entry in logs if entry["event"] == "intake.sidecar_unreadable"]
+    assert [(entry["image"], entry["sidecar"], entry["log_level"]) for entry in told] == [("bad.png", "bad.json", "warning")]
+    assert "no clean JSON" in told[0]["reason"]
 
 
 async def test_a_sidecar_that_never_comes_does_not_hold_the_image(folder: Path, tmp_path: Path) -> None:
