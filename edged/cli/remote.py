@@ -66,8 +66,8 @@ def trace(args: argparse.Namespace) -> int:
         print(json.dumps(answer))
     else:
         for entry in answer["entries"]:
-            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("time", "what") and v is not None)
-            print(f"{entry.get('time') or '-':27} {entry.get('what', ''):12} {facts}")
+            facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("time", "since", "what") and v is not None)
+            print(f"{entry.get('time') or entry.get('since') or '-':27} {entry.get('what', ''):12} {facts}")
         if not answer["entries"]:
             print(f"Nothing is known of {args.name}: no such file was seen in a watched folder.")
     return 0 if answer["entries"] else 1
