@@ -173,6 +173,23 @@ def test_infer_says_of_a_file_what_the_message_said(rig: Rig) -> None:
         assert line["models"][0]["scores"] == pytest.approx(message["models"][0]["scores"], abs=0.01)
 
 
+def test_a_defect_lies_where_it_was_drawn_in_pixels_of_the_page_and_in_micrometres_of_the_die(rig: Rig) -> None:
+    found = next(m["data"] for m in results_of(rig, "dies", 4) if m["data"]["image"]["name"] == "L2411A_02_2_-3_3.jpg")
+    scratch = found["defects"][0]
+    assert overlap(scratch["box_px"], [59, 12, 240, 124]) > 0.7
+    assert scratch["size_um"] == pytest.approx([side * 0.5 for side in scratch["box_px"][2:]], abs=0.5)
+    tiled = results_of(rig, "tiled", 1)[0]["data"]["defects"][0]
+    assert overlap(tiled["box_px"], [640 + 409, 47, 125, 126]) > 0.7
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    """Intersection over union of two boxes x, y, w, h."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
 def test_trace_tells_one_files_timeline_and_status_that_all_is_well(rig: Rig) -> None:
     told = rig.daemon.run("trace", "nameless.png", "--json")
     what = [entry["what"] for entry in json.loads(told.stdout)["entries"]]
