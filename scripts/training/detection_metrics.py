@@ -94,11 +94,11 @@ def precision_recall_f(found: Sequence[Found], truth: Sequence[Truth], threshold
     return _ratio(hits, claimed), _ratio(hits, actual), _ratio(2 * hits, claimed + actual)
 
 
-def best_threshold(found: Sequence[Found], truth: Sequence[Truth], iou: float) -> float:
-    """The middle of the thresholds whose F is within 0.002 of the best one's, of those tried (0.05 to 0.9)."""
+def best_threshold(found: Sequence[Found], truth: Sequence[Truth], iou: float, at: float = 0.5) -> float:
+    """Of the thresholds tried (0.05 to 0.9) whose F is within 0.002 of the best one's: the one `at` this share of the way up."""
     tried = np.round(np.arange(0.05, 0.901, 0.025), 3)
     scores = np.array([precision_recall_f(found, truth, float(t), iou)[2] for t in tried])
-    return float(np.mean(tried[scores >= scores.max() - 0.002]))
+    return float(np.quantile(tried[scores >= scores.max() - 0.002], at))
 
 
 def detection_report(found: Sequence[Found], truth: Sequence[Truth], classes: Sequence[str], threshold: float) -> dict[str, Any]:

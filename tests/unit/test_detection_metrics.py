@@ -99,9 +99,10 @@ def test_precision_recall_and_f_count_over_all_images_and_classes() -> None:
     assert precision_recall_f(IMAGES, BOXES, 0.5, 0.33) == pytest.approx((2 / 3, 2 / 4, 4 / 7))
 
 
-def test_the_best_threshold_is_the_middle_of_the_best_ones() -> None:
+def test_the_best_threshold_is_the_middle_of_the_best_ones_or_as_far_up_as_asked() -> None:
     # up to 0.3 the third detection counts: 3 right of 4 found, of 4: F 0.75, the best; thresholds tried from 0.05 on
     assert best_threshold(IMAGES, BOXES, 0.33) == pytest.approx((0.05 + 0.3) / 2)
+    assert best_threshold(IMAGES, BOXES, 0.33, at=1 / 3) == pytest.approx(0.05 + 0.25 / 3)
 
 
 def test_the_report_holds_percentages_for_all_and_for_each_class() -> None:
