@@ -125,7 +125,6 @@ class Daemon:
             announce=ledger.announce,
         )
         journey = Journey(
-            cameras=config.camera,
             recipes=config.recipe,
             vision=decoders,
             inference=inference,

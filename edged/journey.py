@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from edged.config import Camera, Combine, Recipe
+from edged.config import Combine, Recipe
 from edged.errors import ModelOutputInvalid
 from edged.intake.reference import reference_candidates
 from edged.nouns import (
@@ -36,6 +36,7 @@ from edged.nouns import (
     Verdict,
     VerdictKind,
 )
+from edged.verdict import join_parts
 from edged.vision.outcomes import Rejected
 
 log = structlog.get_logger("edged.journey")
@@ -95,7 +96,6 @@ class Journey:
     def __init__(
         self,
         *,
-        cameras: Sequence[Camera],
         recipes: Sequence[Recipe],
         vision: Vision,
         inference: Inference,
@@ -105,7 +105,6 @@ class Journey:
         monotonic: Callable[[], float] = time.monotonic,
         utcnow: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._frames = {camera.name: camera.die_frame for camera in cameras}
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._vision, self._inference, self._judge, self._gate = vision, inference, judge, gate
         self._reference, self._monotonic, self._utcnow = reference, monotonic, utcnow
@@ -184,7 +183,7 @@ class Journey:
         if page.rejected:
             return self._error(landing, part.image, part.quality, *page.rejected)
         began = self._monotonic()
-        outputs = [_joined(answers) for answers in page.outputs if answers]
+        outputs = [join_parts(answers) for answers in page.outputs if answers]
         identity = landing.identity
         required = recipe.reference is not None and recipe.reference.required == "yes"
         verdict = self._judge(
@@ -193,7 +192,7 @@ class Journey:
             outputs,
             width=part.image.width or 0,
             height=part.image.height or 0,
-            frame=identity.frame or self._frames.get(landing.camera),
+            frame=identity.frame,
             complete=identity.material.complete,
             quality=part.quality,
             recipe_known=identity.recipe is None or identity.recipe in self._recipes,
@@ -232,16 +231,3 @@ class Journey:
     def _free(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             self._vision.release(tensor)
-
-
-def _joined(answers: Sequence[ModelOutputs]) -> ModelOutputs:
-    """The parts of one page as if the model had been asked once."""
-    if len(answers) == 1:
-        return answers[0]
-    return ModelOutputs(
-        answers[0].model,
-        tuple(tile for answer in answers for tile in answer.tiles),
-        tuple(geometry for answer in answers for geometry in answer.geometries),
-        sum(answer.queue_ms for answer in answers),
-        sum(answer.infer_ms for answer in answers),
-    )

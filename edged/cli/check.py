@@ -13,7 +13,8 @@ from edged.cli.overlaps import baselines, overlaps
 from edged.config import Config, IdentityKind, Protocol, load
 from edged.config.problems import near
 from edged.errors import ConfigError, ConfigProblem
-from edged.intake import is_network, template_problem
+from edged.intake import template_problem
+from edged.mounts import is_network
 from edged.web.auth import Tokens
 
 EXIT_CONFIG = 78  # EX_CONFIG, as `edged` itself ends with a ConfigError

@@ -19,8 +19,8 @@ from edged import __version__
 from edged.cli import DEFAULT_CONFIG
 from edged.config import Camera, Config, load
 from edged.inference import probe
-from edged.intake import is_network
 from edged.ledger import sqlite_version
+from edged.mounts import is_network
 from edged.nouns import HealthStatus
 from edged.vitals.gpu import Nvml
 

@@ -135,7 +135,6 @@ async def _judge_files(
                 raise Unavailable(f"the recipe {recipe.name}", inference.reason(recipe.name), "See edged doctor.")
             await asyncio.sleep(0.05)
     journey = Journey(
-        cameras=config.camera,
         recipes=recipes,
         vision=decoders,
         inference=inference,

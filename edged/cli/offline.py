@@ -12,9 +12,8 @@ from edged.cli import DEFAULT_CONFIG
 from edged.config import Camera, load
 from edged.errors import ConfigError, ConfigProblem
 from edged.intake import identify_file
-from edged.nouns import Identity, display_name
+from edged.nouns import Identity, display_name, utc_text
 from edged.plant.messages import result_schema
-from edged.plant.text import utc
 
 
 def identify(args: argparse.Namespace) -> int:
@@ -39,7 +38,7 @@ def _found(identity: Identity) -> dict[str, Any]:
     found = {"from": material.from_, **{key: getattr(material, key) for key in fields}}
     found |= {"die_x": die.x, "die_y": die.y, "site": die.site}
     found |= {key: getattr(identity, key) for key in ("recipe", "chamber", "job_id", "operator")}
-    found["acquired"] = utc(identity.acquired) if identity.acquired else None
+    found["acquired"] = utc_text(identity.acquired) if identity.acquired else None
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -14,7 +14,6 @@ from edged.config import Camera, IdentityKind, Recipe
 from edged.intake.camera import CameraIntake, utc
 from edged.intake.completeness import check
 from edged.intake.identity import Parsed, explain, identify, template_problem
-from edged.intake.mounts import is_network
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
 from edged.intake.reference import is_reference, reference_candidates
 from edged.intake.report import snapshot, unwanted, whereabouts
@@ -36,7 +35,6 @@ __all__ = [
     "explain",
     "identify",
     "identify_file",
-    "is_network",
     "is_reference",
     "reference_candidates",
     "template_problem",

@@ -20,10 +20,10 @@ from edged.errors import Unavailable
 from edged.intake import looking
 from edged.intake.known import Roll
 from edged.intake.looking import Glance, Listing, Place, Sight, Wanted
-from edged.intake.mounts import Mount, absent_mount, mode_for, mount_of
 from edged.intake.selection import Selection
 from edged.intake.sidecar import read_sidecar
 from edged.intake.thread import FolderThread
+from edged.mounts import Mount, absent_mount, mode_for, mount_of
 
 T = TypeVar("T")
 _HINTS = {

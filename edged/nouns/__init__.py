@@ -11,7 +11,7 @@ from edged.nouns.health import Board, HealthItem, HealthStatus
 from edged.nouns.image import Geometry, ImageFacts, InputPlan, PagePart, Quality, Tensor
 from edged.nouns.landing import Die, Frame, Identity, Landing, Material
 from edged.nouns.message import Composer, Envelope, Numbering, OutboxRow, Recorded, Recording
-from edged.nouns.names import display_name
+from edged.nouns.names import display_name, utc_text
 from edged.nouns.verdict import Defect, ModelContract, ModelFacts, ModelOutputs, ModelScores, PageResult, Verdict, VerdictKind
 
 __all__ = [
@@ -44,4 +44,5 @@ __all__ = [
     "Verdict",
     "VerdictKind",
     "display_name",
+    "utc_text",
 ]

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from edged.config.station import Station
-from edged.nouns import Defect, Envelope, Frame, Material, ModelScores, Numbering, PageResult, Quality
+from edged.nouns import Defect, Envelope, Frame, Material, ModelScores, Numbering, PageResult, Quality, utc_text
 from edged.plant.clock import clock_state
 from edged.plant.schema import (
     EVENT_SCHEMA,
@@ -26,7 +26,7 @@ from edged.plant.schema import (
     result_message,
     result_schema,
 )
-from edged.plant.text import maybe, number, plain, text, utc
+from edged.plant.text import maybe, number, plain, text
 
 __all__ = ["Messages", "result_schema"]
 
@@ -74,7 +74,7 @@ class Messages:
         lot, wafer = maybe(material.lot_id), maybe(material.wafer_id)
         parts = (lot or "-", wafer or "-", camera, f"{numbering.sequence:012}")
         subject = "/".join(part.replace("/", "%2F") for part in parts)
-        message = self._cloud(numbering, RESULT_TYPE, subject, utc(page.decided), RESULT_SCHEMA)
+        message = self._cloud(numbering, RESULT_TYPE, subject, utc_text(page.decided), RESULT_SCHEMA)
         if page.landing.traceparent and TRACEPARENT.fullmatch(page.landing.traceparent):
             message["traceparent"] = page.landing.traceparent
         message["data"] = self.data_of(page, numbering)
@@ -88,7 +88,7 @@ class Messages:
     def event(self, kind: str, data: Mapping[str, Any], numbering: Numbering) -> Envelope:
         """An event message; what in `data` has no JSON form becomes text."""
         kind_of = f"edged.event.{kind}.v1"
-        message = self._cloud(numbering, kind_of, kind, utc(self._now()), EVENT_SCHEMA)
+        message = self._cloud(numbering, kind_of, kind, utc_text(self._now()), EVENT_SCHEMA)
         message["data"] = plain(data)
         properties = {"type": kind_of, "id": numbering.id, "schema": EVENT_SCHEMA}
         return Envelope(f"{self._base}/event/{kind}", event_message.dump_json(message), properties)  # type: ignore[arg-type]
@@ -170,10 +170,10 @@ class Messages:
         identity, image = page.landing.identity, page.image
         told = identity if identity.acquired else image
         return {
-            "acquired": utc(told.acquired) if told.acquired else None,
+            "acquired": utc_text(told.acquired) if told.acquired else None,
             "acquired_from": maybe(told.acquired_from) if told.acquired else None,
-            "detected": utc(page.landing.detected),
-            "decided": utc(page.decided),
+            "detected": utc_text(page.landing.detected),
+            "decided": utc_text(page.decided),
             "clock": self._clock(),
         }
 

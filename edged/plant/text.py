@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from edged.nouns import display_name
+from edged.nouns import display_name, utc_text
 from edged.plant.schema import NAME_CAP, TEXT_CAP
 
 DEPTH = 8
@@ -31,13 +31,6 @@ def number(value: float | None, digits: int) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
-def utc(value: datetime) -> str:
-    """RFC 3339 with Z, in milliseconds."""
-    if value.tzinfo is not UTC:
-        value = value.astimezone(UTC)
-    return value.isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
 def plain(value: Any, depth: int = 0) -> Any:
     """Any value as JSON can say it; what has no JSON form becomes its text. Capped in depth, length and number of items."""
     if isinstance(value, Enum):
@@ -51,7 +44,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, bytes):
         return text(display_name(value), TEXT_CAP)
     if isinstance(value, datetime):
-        return utc(value)
+        return utc_text(value)
     if depth < DEPTH and isinstance(value, Mapping):
         return {text(str(key)): plain(each, depth + 1) for key, each in list(value.items())[:ITEMS]}
     if depth < DEPTH and isinstance(value, list | tuple | set | frozenset):

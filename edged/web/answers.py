@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from edged.errors import EdgedError
+from edged.nouns import utc_text
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -47,11 +48,6 @@ class Refused(EdgedError):  # noqa: N818 - it names what becomes of the request
         self.hint = hint
         self.headers = dict(headers or {})
         self.errors = tuple(errors)
-
-
-def utc_text(moment: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds and Z."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def plain(value: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from edged.nouns import HealthItem, HealthStatus
-from edged.web.answers import as_json, as_text, utc_text
+from edged.nouns import HealthItem, HealthStatus, utc_text
+from edged.web.answers import as_json, as_text
 from edged.web.routes import Route
 from edged.web.views import StationView
 

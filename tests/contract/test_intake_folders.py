@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from contract.intake_station import Station, camera, drop, picture
-from edged.intake.mounts import Mount, absent_mount, is_network, mode_for, mount_of
+from edged.mounts import Mount, absent_mount, is_network, mode_for, mount_of
 from edged.nouns import HealthStatus, Recorded, Recording, VerdictKind
 
 MOUNTINFO = r"""22 27 0:21 / /proc rw - proc proc rw

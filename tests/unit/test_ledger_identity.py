@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edged.ledger.identity import identity, landing_hash, name_hash, place_hash
 from edged.ledger.known import MERGE_AT, KnownKeys
-from edged.ledger.place import network_type
+from edged.mounts import mount_of
 
 VECTOR = {
     "source": "/acme/fab2/litho/INSP07/edged/a",
@@ -99,6 +99,11 @@ MOUNTS = """\
 31 22 0:51 / /data rw - nfs4 nas:/data rw
 32 31 8:2 / /data/local rw - xfs /dev/sdb1 rw
 """
+
+
+def network_type(mountinfo: str, path: str) -> str | None:
+    mount = mount_of(path, mountinfo)
+    return mount.kind if mount.network else None
 
 
 def test_a_directory_on_a_share_is_told_from_a_local_disk_mounted_below_it() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from edged.backoff import Backoff
 from edged.channel import Channel, ChannelClosed
-from edged.config import Camera, Combine, Recipe, Reference
+from edged.config import Combine, Recipe, Reference
 from edged.errors import EdgedError, ModelMismatch, ModelOutputInvalid, Unavailable
 from edged.holds import Holds
 from edged.journey import Journey
@@ -163,7 +163,6 @@ class Rig:
         self.landings: Channel[Landing] = Channel(8)
         self.judged: list[int] = []
         journey = Journey(
-            cameras=[Camera(name="cam1", folder=Path("/drop"), recipe="r")],
             recipes=recipes,
             vision=self.vision,
             inference=self.inference,
@@ -408,9 +407,8 @@ async def test_the_journey_names_where_a_golden_reference_may_lie_and_never_look
         return Verdict(VerdictKind.PASS, "", "r@1")
 
     vision = FakeVision()
-    cameras = [Camera(name="cam1", folder=Path("/drop"), recipe="r")]
     rooms = {"vision": vision, "inference": FakeInference(vision), "judge": judged, "gate": lambda *_: True}
-    journey = Journey(cameras=cameras, recipes=[recipe], reference=own, **rooms)
+    journey = Journey(recipes=[recipe], reference=own, **rooms)
     await journey.judge(landing(identity=Identity(die=die)))
     assert len(vision.sought) == sought and told == [missing]
     assert own is None or vision.sought == (own,)

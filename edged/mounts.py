@@ -42,7 +42,9 @@ class Mount:
 def mount_of(path: str, mountinfo: str | None = None) -> Mount:
     """The mount an absolute path without symbolic links lies on, whether or not the path exists."""
     best = Mount("/", "unknown", "")
-    for line in (mountinfo if mountinfo is not None else Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")).splitlines():
+    for line in (
+        mountinfo if mountinfo is not None else Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    ).splitlines():
         left, _, right = line.partition(" - ")
         fields, facts = left.split(), right.split()
         if len(fields) < 5 or not facts:
