@@ -24,6 +24,7 @@ from edged import __version__
 from edged.channel import Channel
 from edged.config import Config
 from edged.errors import ModelMismatch, Unavailable
+from edged.failpoints import reach
 from edged.holds import Holds
 from edged.inference import Inference
 from edged.intake import Intake
@@ -207,8 +208,10 @@ class Daemon:
                 group.create_task(self.intake.run(stop), name="intake"),
             ]
             self.notifier.ready(self.status_line())
+            reach("daemon.ready")
             await stop.wait()
             self.notifier.stopping("draining")
+            reach("daemon.draining")
             await asyncio.wait(journey, timeout=GRACE_S)
             end.set()
             _, late = await asyncio.wait([*journey, *sides], timeout=GRACE_S)

@@ -21,6 +21,7 @@ import structlog
 
 from edged.config import Combine, Recipe
 from edged.errors import ModelOutputInvalid
+from edged.failpoints import reach
 from edged.intake.reference import reference_candidates
 from edged.nouns import (
     Frame,
@@ -122,8 +123,10 @@ class Journey:
         try:
             async with aclosing(self._vision.prepare(landing, recipe.name, plans, references)) as parts:
                 async for part in parts:
+                    reach("image.decoded", landing.path)
                     page = page or _Page([[] for _ in contracts], missing=recipe.reference is not None and not references)
                     await self._infer_part(landing, recipe, contracts, page, part)
+                    reach("image.inferred", landing.path)
                     if part.last:
                         results.append(self._judge_page(landing, recipe, contracts, page, part))
                         page = None

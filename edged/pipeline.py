@@ -23,6 +23,7 @@ from typing import Protocol, TypeVar
 
 from edged.channel import Channel
 from edged.errors import ModelMismatch, Unavailable
+from edged.failpoints import reach
 from edged.holds import Holds
 from edged.nouns import Landing, PageResult, Recorded, Recording
 from edged.vision.outcomes import ChangedUnderway
@@ -92,8 +93,10 @@ class Pipeline:
         if self._holds.active(landing.camera, landing.recipe):
             self._intake.put_back(landing)
             return
+        reach("image.taken", landing.path)
         try:
             pages = await self._journey.judge(landing)
+            reach("image.judged", landing.path)
             recorded = await _shielded(self._ledger.record(pages))
         except (Unavailable, ModelMismatch) as error:
             self._holds.hold(landing.camera, landing.recipe, error)
@@ -103,6 +106,7 @@ class Pipeline:
         except FileNotFoundError:
             await self._intake.vanished(landing)
         else:
+            reach("image.recorded", landing.path)
             self._holds.release(landing.camera, landing.recipe)
             await _shielded(self._intake.done(landing, recorded))
             self._count(landing, pages, recorded)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import os
 
-from edged import logs
+import structlog
+
+from edged import failpoints, logs
 from edged.cli import DEFAULT_CONFIG
 from edged.cli.check import refuse
 from edged.config import load
 from edged.daemon import run as run_daemon
+
+log = structlog.get_logger("edged.run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,4 +25,6 @@ def run(args: argparse.Namespace) -> int:
     config = load(file)
     refuse(config, file)
     logs.setup(config.log)
+    if armed := failpoints.arm(os.environ.get(failpoints.VARIABLE, "")):
+        log.warning("daemon.failpoints", armed=armed, hint=f"For tests only: unset {failpoints.VARIABLE} on a station.")
     return asyncio.run(run_daemon(config, file))

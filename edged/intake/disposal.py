@@ -22,6 +22,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from edged.config import After, Camera
+from edged.failpoints import reach
 from edged.intake.renaming import copy_new, rename_new, sha256_of, sync_directory
 from edged.intake.sidecar import SUFFIXES, names_beside
 
@@ -86,6 +87,7 @@ class Disposal:
                 return Disposed(Outcome.REPLACED)
             rename_new(path, aside)
             sync_directory(directory)
+            reach("disposal.aside", file.path)
         try:
             if not self._judged(aside, file):
                 return Disposed(Outcome.REPLACED, returned=self._give_back(aside, file))
@@ -108,11 +110,13 @@ class Disposal:
         if self._camera.after is After.DELETE:
             os.unlink(aside)
             sync_directory(directory)
+            reach("disposal.deleted", file.path)
             self._sidecars(path, None)
             return Disposed(Outcome.DELETED)
         target = self._move(aside, shelf, name, file)
         sync_directory(shelf)
         sync_directory(directory)
+        reach("disposal.moved", file.path)
         self._sidecars(path, shelf)
         return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
 
@@ -134,6 +138,7 @@ class Disposal:
             with contextlib.suppress(FileExistsError):
                 rename_new(aside, os.path.join(self._root, path))
                 sync_directory(os.path.dirname(aside))
+                reach("disposal.returned", file.path)
                 return path
         raise FileExistsError(errno.EEXIST, "no free name to give the file back under", aside)
 
@@ -153,12 +158,14 @@ class Disposal:
                         continue
                 else:
                     source = self._copy(aside, shelf, file)
+                    reach("disposal.copied", file.path)
                     try:
                         rename_new(source, target)
                     except FileExistsError:
                         continue
             if os.path.lexists(aside):
                 sync_directory(shelf)  # the copy's name must be durable before the original goes
+                reach("disposal.placed", file.path)
                 os.unlink(aside)
             return target
         raise FileExistsError(errno.EEXIST, "no free name in the dated folder", name)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from edged.channel import Channel
+from edged.failpoints import reach
 from edged.intake.candidates import Flight
 from edged.nouns import Landing
 
@@ -91,6 +92,7 @@ class Outgoing:
                 continue
             await self._landings.send(self.flights[path].landing)
             self.sent += 1
+            reach("intake.sent", path)
 
     def _next(self) -> bytes | None:
         for recipe, queue in self._ready.items():

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edged.failpoints import reach
 from edged.intake.renaming import copy_new, rename_new, sync_directory
 
 _SUFFIX = re.compile(rb"\.[A-Za-z0-9]{1,8}\Z")
@@ -40,11 +41,13 @@ class Quarantine:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)  # left by a crash
         copy_new(source, partial, tick)
+        reach("quarantine.copied")
         try:
             rename_new(partial, os.fsencode(target))
         except FileExistsError:
             os.unlink(partial)
         sync_directory(os.fsencode(self._folder))
+        reach("quarantine.kept")
         return target
 
     def _make_room(self, size: int) -> None:

@@ -23,6 +23,7 @@ import structlog
 
 from edged.config import Ledger as LedgerConfig
 from edged.errors import Unavailable
+from edged.failpoints import reach
 from edged.ledger import read, recall
 from edged.ledger.connection import FILE
 from edged.ledger.identity import landing_hash
@@ -182,6 +183,7 @@ class Ledger:
         for start in range(0, len(seen), 1000):
             piece = seen[start : start + 1000]
             keys = await self._writer.submit(lambda c, p=piece: recall.baseline(c, camera, p, self._wall(), self._age.now()))  # type: ignore[misc]
+            reach("intake.baselined")
             for key in keys:
                 self._known.add(key)
 
@@ -196,6 +198,7 @@ class Ledger:
     async def disposed(self, camera: str, path: bytes, id: str, outcome: str, new_path: str | None) -> None:  # noqa: A002 - the id of the result
         for key in await self._writer.submit(lambda c: recall.disposed(c, camera, path, id, str(outcome), new_path, self._wall())):
             self._known.drop(key)
+        reach("disposal.told", path)
 
     def figures(self) -> read.Figures:
         """As of about a second ago, from memory."""

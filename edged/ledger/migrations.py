@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edged.errors import Unavailable
+from edged.failpoints import reach
 from edged.ledger.schema import FIRST
 
 SET: Final = "edged"
@@ -41,8 +42,14 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
 
     migrations = Migrations(SET)
     for name, change in ALL.items():
-        migrations(name=name)(lambda database, change=change: change(database.conn))
+        migrations(name=name)(lambda database, change=change: _run(database.conn, change))
     migrations.apply(Database(connection))
+    reach("ledger.migrated")
+
+
+def _run(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], None]) -> None:
+    change(connection)
+    reach("ledger.migrating")
 
 
 def applied(connection: sqlite3.Connection) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from edged.errors import LedgerCorrupt
+from edged.failpoints import reach
 from edged.ledger.connection import check, open_reader, open_writer
 from edged.ledger.identity import content_hash, name_hash, place_hash
 from edged.ledger.schema import DUE, MQTT
@@ -73,23 +74,27 @@ def _rebuild(path: Path, beside: Path, cause: str, announce: Announce, now: date
             old.close()
         facts = {"cause": cause, "set_aside": str(aside), "salvaged": counts, **told}
         announce(new, "ledger-set-aside", facts)
+        reach("rebuild.copied")
         new.execute("COMMIT")
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         new.execute("PRAGMA journal_mode = DELETE")
     finally:
         new.close()
+    reach("rebuild.made")
     aside.mkdir(parents=True, mode=0o750)
     for name in (path, *_companions(path)):
         if name.exists():
             name.rename(aside / name.name)
     _synced(aside)
     _synced(aside.parent)
+    reach("rebuild.aside")
     _put_in_place(beside, path)
     return facts
 
 
 def _put_in_place(beside: Path, path: Path) -> None:
     beside.rename(path)
+    reach("rebuild.placed")
     suspect(path).unlink(missing_ok=True)
     _synced(path.parent)
 

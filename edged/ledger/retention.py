@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edged.config import Ledger as LedgerConfig
+from edged.failpoints import reach
 
 PIECE: Final = 100
 BUDGET_S: Final = 0.02
@@ -109,7 +110,9 @@ class Retention:
             "AND NOT EXISTS (SELECT 1 FROM result r WHERE r.landing = l.landing) ORDER BY l.age LIMIT ?)",
             (limit, PIECE),
         )
+        reach("retention.piece")
         connection.execute("COMMIT")
+        reach("retention.pruned")
         self.pruned += len(doomed)
         return examined, deleted
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from edged.errors import Unavailable
+from edged.failpoints import reach
 from edged.ledger import recall
 from edged.ledger.known import KnownKeys
 from edged.ledger.writer import Writer
@@ -64,5 +65,6 @@ class Vanishing:
         elif error is not None:
             raise error  # nobody awaits it: the loop's handler ends the daemon
         else:
+            reach("vanished.told", path)
             for key in future.result():
                 self.known.drop(key)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from edged.errors import LedgerCorrupt, Unavailable
+from edged.failpoints import reach
 from edged.ledger.connection import open_writer, translated
 from edged.ledger.rebuild import distrust
 from edged.nouns import Board, HealthStatus
@@ -177,7 +178,9 @@ class Writer:
             self._raise_if_of_the_disk(connection, error)
             connection.execute("ROLLBACK")
             return False
+        reach("ledger.uncommitted")
         connection.execute("COMMIT")
+        reach("ledger.committed")
         return True
 
     def _one_by_one(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> None:
@@ -192,7 +195,9 @@ class Writer:
                 connection.execute("ROLLBACK TO job")
                 job.error = error
             connection.execute("RELEASE job")
+        reach("ledger.uncommitted")
         connection.execute("COMMIT")
+        reach("ledger.committed")
 
     def _raise_if_of_the_disk(self, connection: sqlite3.Connection, error: Exception) -> None:
         """Nobody's fault, and everybody's: SQLite may have given the whole transaction up."""
@@ -270,8 +275,10 @@ class Writer:
         if connection is None or self._pages < CHECKPOINT_PAGES:
             return
         self._pages = 0.0
+        reach("ledger.checkpoint")
         try:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            reach("ledger.checkpointed")
             if self._wal_bytes() > WAL_BYTES:
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

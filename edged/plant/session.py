@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol as Shape
 
 from edged.config.peers import Confirm, Mqtt, Protocol
+from edged.failpoints import reach
 from edged.nouns import OutboxRow
 from edged.plant.client import Connection, Loss
 from edged.plant.lanes import Lanes
@@ -155,6 +156,8 @@ class Session:
             self._all.in_flight = len(self._flying)
             self._connection.reserved = False
             self._settler.park(row, "row-parked", f"cannot be sent: {error}")
+            return
+        reach("outbox.sent")
 
     def _answered(self, row: OutboxRow, code: int | None) -> None:
         del self._flying[row.row]
@@ -165,6 +168,7 @@ class Session:
             self._lost.append(row)
             self._all.published("lost")
             return
+        reach("outbox.answered")
         self._all.published(f"0x{code:02X}")
         self._all.suspects.discard(row.row)
         self._connection.reserved = False

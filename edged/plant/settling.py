@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.config.peers import Confirm, Mqtt, NoSubscriber
+from edged.failpoints import reach
 from edged.nouns import OutboxRow
 from edged.plant.outbox import Announcement, Outbox
 
@@ -156,6 +157,7 @@ class Settler:
             await self._outbox.delivered([row.row for row in done])
         if waiting := [row for row in rows if row.kind in mes]:
             await self._outbox.accepted([row.row for row in waiting], self._mqtt.ack_timeout_s)
+        reach("outbox.delivered")
         self._topics.delivered += len(rows)
         self._close(rows)
 
@@ -168,6 +170,7 @@ class Settler:
         said: Announcement | None = ("no-subscriber", {"topic": topic, "state": "held"}) if new else None
         if numbers or said:
             await self._outbox.hold(topic, numbers, said)
+            reach("outbox.held")
         self._close(rows)
 
     async def _put_aside(self) -> None:
@@ -180,6 +183,7 @@ class Settler:
             sequences = [list(span) for span in spans(row.sequence for row in rows)]
             data: dict[str, Any] = {"topic": topic, "reason": reason, "kind": kind, "epoch": epoch, "sequences": sequences}
             await self._outbox.park([row.row for row in rows], reason, None if kind == "event" else (event, data))
+            reach("outbox.parked")
             self._close(rows)
 
     def _close(self, rows: Iterable[OutboxRow]) -> None:
