@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from edged import __version__
+from edged.actions import Actions
 from edged.errors import ModelMismatch
 from edged.inference import ModelState
 from edged.intake import CameraSnapshot
@@ -33,6 +34,7 @@ class Station:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._started = datetime.now(UTC)
+        self.actions = Actions(daemon)
 
     # --- at a glance ---------------------------------------------------------------------------------------------------------
     def status(self) -> StatusView:

@@ -25,6 +25,7 @@ from edged.config import Ledger as LedgerConfig
 from edged.errors import Unavailable
 from edged.failpoints import reach
 from edged.ledger import read, recall
+from edged.ledger.audit import Audit
 from edged.ledger.connection import FILE
 from edged.ledger.identity import landing_hash
 from edged.ledger.known import KnownKeys
@@ -49,7 +50,7 @@ INLINE: Final = 512
 
 
 class Ledger:
-    """Made by `open`. `epoch` belongs to the file; `outbox` is the publisher's door."""
+    """Made by `open`. `epoch` belongs to the file; `outbox` is the publisher's door, `audit` tells who changed what."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Ledger:
         self._vanishing = Vanishing(self._writer, wall)
         self._figures = read.Figures()
         self.epoch = ""
+        self.audit = Audit(self._writer, self._readers, self._recorder, wall)
         self.outbox = Outbox(self._writer, self._readers, self._recorder, monotonic=monotonic, wall=wall)
 
     @classmethod

@@ -22,7 +22,15 @@ def first_tables(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (secrets.token_hex(6),))
 
 
-ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {"first_tables": first_tables}
+def audit(connection: sqlite3.Connection) -> None:
+    """Who changed what. `before` and `after` are JSON objects, or NULL."""
+    connection.execute(
+        "CREATE TABLE audit (audit INTEGER PRIMARY KEY, at REAL NOT NULL, age INTEGER NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL, "
+        "what TEXT NOT NULL, target TEXT NOT NULL, before TEXT, after TEXT)"
+    )
+
+
+ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {"first_tables": first_tables, "audit": audit}
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 
 

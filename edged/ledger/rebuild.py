@@ -28,7 +28,15 @@ from edged.ledger.schema import DUE, MQTT
 
 PIECE: Final = 500
 COARSER_AFTER: Final = 1000
-TABLES: Final = {"topic": "topic", "camera": None, "landing": "landing", "message": "message", "result": "message", "outbox": "message"}
+TABLES: Final = {
+    "topic": "topic",
+    "camera": None,
+    "landing": "landing",
+    "message": "message",
+    "result": "message",
+    "outbox": "message",
+    "audit": "audit",
+}
 """Table -> the number by which it is read in ranges; parents before children."""
 
 Announce = Callable[[sqlite3.Connection, str, dict[str, Any]], object]

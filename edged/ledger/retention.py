@@ -110,6 +110,10 @@ class Retention:
             "AND NOT EXISTS (SELECT 1 FROM result r WHERE r.landing = l.landing) ORDER BY l.age LIMIT ?)",
             (limit, PIECE),
         )
+        connection.execute(
+            "DELETE FROM audit WHERE audit IN (SELECT audit FROM audit WHERE age < ? AND audit < (SELECT max(audit) FROM audit) LIMIT ?)",
+            (limit, PIECE),
+        )
         reach("retention.piece")
         connection.execute("COMMIT")
         reach("retention.pruned")

@@ -65,6 +65,18 @@ class OutboxRow:
     replayed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Somebody changed the station's state. `what` in words like `cameras.pause`, `target`: what it was done to, the state before and after."""
+
+    who: str
+    role: str
+    what: str
+    target: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+
 class Composer(Protocol):
     """Makes the messages; called inside the ledger's transaction, so it must be quick and must not block."""
 

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import structlog
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from edged.nouns import VerdictKind
+from edged.web.acting import CURSOR, change
 from edged.web.answers import Refused, as_json
 from edged.web.auth import Role
-from edged.web.fence import CALLER, QUERY
+from edged.web.fence import CALLER
+from edged.web.queries import Nothing, Text, asked
 from edged.web.routes import Route
 from edged.web.views import StationView
 
-Q = TypeVar("Q", bound=BaseModel)
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RESULT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-Text = Annotated[str, Field(min_length=1, max_length=255)]
-
-
-class Nothing(BaseModel):
-    """Takes no query parameters."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ResultsQuery(Nothing):
@@ -44,13 +38,6 @@ class TraceQuery(Nothing):
     """`name`: a file's name, with or without its folder."""
 
     name: str = Field(min_length=1, max_length=4096)
-
-
-def _query(model: type[Q], request: web.Request) -> Q:
-    """What the fence has checked already."""
-    query = request[QUERY]
-    assert isinstance(query, model)
-    return query
 
 
 class Api:
@@ -85,14 +72,14 @@ class Api:
         return as_json({"cameras": self._view.status()["cameras"]})
 
     async def results(self, request: web.Request) -> web.Response:
-        query = _query(ResultsQuery, request)
+        query = asked(ResultsQuery, request)
         verdict = query.verdict.value if query.verdict else None
         try:
             rows, cursor = await self._view.results(
                 camera=query.camera, verdict=verdict, lot=query.lot, wafer=query.wafer, after=query.after, limit=query.limit
             )
         except ValueError:
-            raise Refused(400, "The cursor `after` is not one of this station.", "Begin again without `after`.") from None
+            raise CURSOR from None
         return as_json({"results": rows, "next": cursor})
 
     async def result(self, request: web.Request) -> web.Response:
@@ -104,7 +91,7 @@ class Api:
         return as_json(found)
 
     async def trace(self, request: web.Request) -> web.Response:
-        return as_json(await self._view.trace(_query(TraceQuery, request).name))
+        return as_json(await self._view.trace(asked(TraceQuery, request).name))
 
     async def models(self, _request: web.Request) -> web.Response:
         return as_json({"models": self._view.models()})
@@ -119,12 +106,18 @@ class Api:
         name = request.match_info["name"]
         if not MODEL_NAME.fullmatch(name):
             raise Refused(400, "This is no model name.", "A name has small letters, digits, - and _, at most 64.")
+        before = self._state_of(name)
         try:
             answer = await act(name)
         except LookupError:
             raise Refused(404, f"There is no model {name} in the repository.", "GET /api/v1/models lists the models.") from None
         self._log.info(f"model.{verb}", model=name, by=request[CALLER].name, role=request[CALLER].role.name.lower())
+        await self._view.actions.audit(change(request, f"models.{verb}", name, before, self._state_of(name)))
         return as_json(answer)
+
+    def _state_of(self, name: str) -> dict[str, Any]:
+        """Every version's, as it is now."""
+        return {str(model["version"]): str(model["state"]) for model in self._view.models() if model["name"] == name}
 
     async def gpu(self, _request: web.Request) -> web.Response:
         return as_json(self._view.gpu())

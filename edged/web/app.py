@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from edged.config import Http
+from edged.web.acting import Acting
 from edged.web.api import Api
 from edged.web.auth import Tokens
 from edged.web.fence import BODY_BYTES, Names, check_caller, check_names, check_query, deliver, read_body
@@ -16,7 +17,7 @@ from edged.web.views import StationView
 
 def routes(view: StationView) -> tuple[Route, ...]:
     """The whole table."""
-    return (*Page(view).routes(), *Probes(view).routes(), *Api(view).routes())
+    return (*Page(view).routes(), *Probes(view).routes(), *Api(view).routes(), *Acting(view.actions).routes())
 
 
 def application(config: Http, view: StationView, tokens: Tokens) -> web.Application:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from edged.nouns import HealthItem
+from edged.web.acting import Actions
 
 
 class StationFacts(TypedDict):
@@ -86,6 +87,9 @@ class GpuView(TypedDict):
 
 class StationView(Protocol):
     """Implemented by the daemon over its rooms' snapshots."""
+
+    @property
+    def actions(self) -> Actions: ...
 
     def status(self) -> StatusView: ...
 

@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
 
 from edged.config import Http
-from edged.nouns import HealthStatus
+from edged.nouns import Change, HealthStatus
 from edged.vitals.health import HealthBoard
 from edged.vitals.metrics import Metrics
 from edged.web import Door
@@ -36,6 +37,21 @@ def a_row(number: int, verdict: str = "PASS", **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+class FakeActions:
+    """Implements `Actions`: remembers the audit."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    async def audit(self, change: Change) -> None:
+        self.changes.append(change)
+
+    async def audited(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        if after not in (None, "2"):
+            raise ValueError(after)
+        return [asdict(change) for change in reversed(self.changes)][:limit], None
+
+
 class FakeStation:
     """Implements `StationView`; the health board and the metrics are the real ones."""
 
@@ -50,6 +66,7 @@ class FakeStation:
         self.outbox: dict[str, Any] = {"undelivered": 0, "parked": 0, "oldest_s": None}
         self.writing: list[dict[str, Any]] = []
         self.beat_s = 0.2
+        self.actions = FakeActions()
         self.asked: list[tuple[str, Any]] = []
         self.raises: BaseException | None = None
 
