@@ -67,7 +67,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Somebody changed the station's state. `what` in words like `cameras.pause`, `target`: what it was done to, the state before and after."""
+    """Somebody changed the station's state. `what` as in `cameras.pause`, to `target`; the state before and after."""
 
     who: str
     role: str

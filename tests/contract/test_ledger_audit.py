@@ -47,7 +47,7 @@ async def test_audit_rows_are_pruned_by_age_and_the_newest_stays(tmp_path: Path)
     assert [row["target"] for row in rows] == ["cam2"]
 
 
-def _jumping(by_s: float):
+def _jumping(by_s: float) -> Callable[[], float]:
     """A monotonic clock that is far ahead from its second look on."""
     began, first = time.monotonic(), [True]
 
