@@ -23,6 +23,8 @@ BUDGET_S: Final = 0.02
 DOWN_CAP_S: Final = 7 * 86_400.0
 PERSIST_S: Final = 60.0
 VACUUM_PAGES: Final = 200
+FREE_PAGES: Final = 5000
+"""So many free pages stay in the file: they are used again, and giving them back costs time."""
 
 
 class AgeClock:
@@ -122,5 +124,5 @@ class Retention:
 
     def _shrink(self, connection: sqlite3.Connection) -> None:
         (pages,), (free,) = connection.execute("PRAGMA page_count").fetchone(), connection.execute("PRAGMA freelist_count").fetchone()
-        if free > max(5000, pages // 5):
+        if free > max(FREE_PAGES, pages // 5):
             connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
