@@ -22,6 +22,7 @@ import structlog
 
 from edged import __version__
 from edged.channel import Channel
+from edged.clock import ClockWatch
 from edged.config import Config
 from edged.errors import ModelMismatch, Unavailable
 from edged.failpoints import reach
@@ -106,11 +107,12 @@ class Daemon:
         self,
         config: Config,
         board: HealthBoard,
+        clock: ClockWatch,
         ledger: Ledger,
         decoders: Decoders,
         inference: Inference,
     ) -> None:
-        self.config, self.board, self.ledger = config, board, ledger
+        self.config, self.board, self.clock, self.ledger = config, board, clock, ledger
         self.inference, self.decoders = inference, decoders
         recipes = {recipe.name: recipe for recipe in config.recipe}
         self.holds = Holds(inference.ready)
@@ -154,6 +156,7 @@ class Daemon:
             birth=self.station.birth,
             telemetry=self.station.telemetry,
             e10=self.station.e10,
+            clock=self.clock.state,
         )
         self.door = Door(config.http, self.station, board)
         self.notifier = Notifier()
@@ -163,7 +166,8 @@ class Daemon:
         """Adapters close in reverse: the ledger last, since the others may still write to it."""
         frames = {camera.name: frame for camera in config.camera if (frame := camera.die_frame)}
         # In SEMI E10's words a vision node that judges an image is productive.
-        messages = Messages(config.station, config.topic_base, frames, e10=lambda: "PRD")
+        clock = ClockWatch(board)
+        messages = Messages(config.station, config.topic_base, frames, clock=clock.state, e10=lambda: "PRD")
         ledger = await stack.enter_async_context(
             Ledger.open(config.station.state_dir, config.ledger, messages, board, source=config.station.source)
         )
@@ -185,7 +189,7 @@ class Daemon:
         for recipe in config.recipe:
             with suppress(ModelMismatch, Unavailable):  # the ring is made with the first image, once the model and /dev/shm allow it
                 decoders.reserve(inference.plans(recipe.name))
-        return cls(config, board, ledger, decoders, inference)
+        return cls(config, board, clock, ledger, decoders, inference)
 
     async def serve(self, stop: asyncio.Event, failed: asyncio.Future[None]) -> None:
         """Sinks first: plant, inference and the door run before the first landing is sent; they end after the last is recorded.
@@ -197,6 +201,7 @@ class Daemon:
             watch = group.create_task(_wait(failed), name="callbacks")
             sides = [
                 group.create_task(self.ledger.run(end), name="ledger"),
+                group.create_task(self.clock.run(end, self.ledger.announce), name="clock"),
                 group.create_task(self.plant.run(end), name="plant"),
                 group.create_task(self.inference.run(end), name="inference"),
                 group.create_task(self.gpu.run(end), name="gpu"),

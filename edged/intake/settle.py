@@ -45,7 +45,10 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the looks so far add up to. `still_since`: the first look since which nothing changed; `looks` counts from there."""
+    """What the looks so far add up to. `still_since`: the first look since which nothing changed; `looks` counts from there.
+
+    `grade`: what the structure was at the last look that read it.
+    """
 
     stamp: Stamp
     still_since: float
@@ -53,6 +56,7 @@ class Progress:
     phase: Phase
     broken_at: int | None = None
     why: str = ""
+    grade: Grade | None = None
 
 
 def step(before: Progress | None, look: Look, patience: Patience) -> Progress:
@@ -62,12 +66,12 @@ def step(before: Progress | None, look: Look, patience: Patience) -> Progress:
     looks, still_since = before.looks + 1, before.still_since
     structure = look.structure
     if structure is None:
-        return Progress(look.stamp, still_since, looks, before.phase, before.broken_at, before.why)
+        return Progress(look.stamp, still_since, looks, before.phase, before.broken_at, before.why, before.grade)
     broken_at = structure.at if structure.grade in (Grade.INCOMPLETE, Grade.SUSPECT) else None
-    if before.broken_at is not None and broken_at != before.broken_at:
+    if before.grade is not None and (structure.grade, broken_at) != (before.grade, before.broken_at):
         looks, still_since = 1, look.at
     phase = _phase(structure.grade, look.at - still_since, looks, patience)
-    return Progress(look.stamp, still_since, looks, phase, broken_at, structure.why)
+    return Progress(look.stamp, still_since, looks, phase, broken_at, structure.why, structure.grade)
 
 
 def _phase(grade: Grade, still_s: float, looks: int, patience: Patience) -> Phase:

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+from edged.clock import kernel_state
 from edged.config.station import Station
 from edged.nouns import Defect, Envelope, Frame, Material, ModelScores, Numbering, PageResult, Quality, utc_text
-from edged.plant.clock import clock_state
 from edged.plant.schema import (
     EVENT_SCHEMA,
     MAX_DEFECTS,
@@ -58,7 +58,7 @@ class Messages:
         frames: Mapping[str, Frame],
         *,
         public_url: str | None = None,
-        clock: Callable[[], str] = clock_state,
+        clock: Callable[[], str] = kernel_state,
         now: Callable[[], datetime] = _utc_now,
         e10: Callable[[], str | None] = lambda: None,
     ) -> None:

@@ -18,6 +18,7 @@ import structlog
 from pydantic import ValidationError
 
 from edged.backoff import Backoff
+from edged.clock import kernel_state
 from edged.config import Config
 from edged.config.peers import Confirm
 from edged.errors import Unavailable
@@ -66,13 +67,14 @@ class Plant:
         birth: Facts = dict,
         telemetry: Facts = dict,
         e10: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], str] = kernel_state,
         probe_s: float = 60.0,
         backoff: Backoff | None = None,
         sample: Callable[[], float] = random.random,
     ) -> None:
         self._config, self._board, self._sample = config, board, sample
         self._backoff = backoff or Backoff(first_s=1.0, cap_s=30.0)
-        self.presence = Presence(config, health=health, backlog=backlog, birth=birth, telemetry=telemetry, e10=e10)
+        self.presence = Presence(config, health=health, backlog=backlog, birth=birth, telemetry=telemetry, e10=e10, clock=clock)
         self.publisher = Publisher(config.mqtt, outbox, published=published, changed=self._report, probe_s=probe_s)
         station = config.station
         self._dialler = Dialler(config.mqtt, f"edged-{station.tool}-{station.instance}", self.presence.will())

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from edged import __version__
+from edged.clock import kernel_state
 from edged.config import Config
 from edged.config.peers import Protocol
 from edged.nouns import HealthItem, HealthStatus
 from edged.plant.client import Connection
-from edged.plant.clock import clock_state
 from edged.plant.dialling import Will
 from edged.plant.packing import JSON, publish_properties
 from edged.plant.schema import EVENT_SCHEMA, RESULT_SCHEMA
@@ -60,7 +60,7 @@ class Presence:
         birth: Facts = dict,
         telemetry: Facts = dict,
         e10: Callable[[], str | None] = lambda: None,
-        clock: Callable[[], str] = clock_state,
+        clock: Callable[[], str] = kernel_state,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._config, self._health, self._backlog, self._birth, self._telemetry = config, health, backlog, birth, telemetry

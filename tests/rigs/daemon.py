@@ -26,7 +26,10 @@ EDGED = Path(sys.executable).with_name("edged")
 
 
 class Daemon:
-    """One `edged run`. `state`: its state_dir; `config`: its file; `log`: its JSON lines; `url`: its door."""
+    """One `edged run`. `state`: its state_dir; `config`: its file; `log`: its JSON lines; `url`: its door.
+
+    `variables`: further variables of its environment.
+    """
 
     def __init__(self, home: Path, toml: str) -> None:
         self.home = home
@@ -35,12 +38,13 @@ class Daemon:
         self.log = home / "edged.log"
         self.url = f"http://127.0.0.1:{free_port()}"
         self.config.write_text(toml)
+        self.variables: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def environment(self) -> dict[str, str]:
         ours = {key: value for key, value in os.environ.items() if not key.startswith("EDGED_")}
         place = {"EDGED_STATION__STATE_DIR": f'"{self.state}"', "EDGED_HTTP__BIND": f'"{self.url.removeprefix("http://")}"'}
-        return {**ours, **place, "EDGED_LOG__FORMAT": '"json"'}
+        return {**ours, **place, "EDGED_LOG__FORMAT": '"json"', **self.variables}
 
     def start_without_override(self) -> None:
         """As root, without root's power to ignore permissions, so that a locked folder is locked for it."""

@@ -58,6 +58,10 @@ def test_a_preallocated_file_that_becomes_whole_waits_for_stillness_once_more() 
     assert play((0.0, 1, broken(50)), (5.0, 1, WHOLE), (5.25, 1, WHOLE)).phase is Phase.SETTLED
 
 
+def test_a_whole_file_that_breaks_under_the_same_stamp_is_not_given_up_at_once() -> None:
+    assert play((0.0, 1, None), (9.0, 1, WHOLE), (10.0, 1, broken(0))).phase is Phase.WRITING
+
+
 structures = st.one_of(
     st.none(),
     st.just(WHOLE),
