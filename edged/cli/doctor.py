@@ -22,6 +22,8 @@ from edged.inference import probe
 from edged.ledger import sqlite_version
 from edged.mounts import is_network
 from edged.nouns import HealthStatus
+from edged.vision import sandbox
+from edged.vision.condition import UNFILTERED_HINT
 from edged.vitals.gpu import Nvml
 
 DEV_SHM = Path("/dev/shm")  # noqa: S108 - the ring lives there by design
@@ -68,6 +70,10 @@ def _machine(config: Config) -> Iterator[Finding]:
     says = f"{shm / 1e6:.0f} MB free in {DEV_SHM} for the ring of prepared images"
     hint = "" if enough else "Enlarge it (mount -o remount,size=1G /dev/shm), or lower [decode] slots."
     yield Finding("shared memory", HealthStatus.OK if enough else HealthStatus.DEGRADED, says, hint)
+    layers, problem = sandbox.tried()
+    says = f"held by {', '.join(layers)}" if layers else "held by their limits alone"
+    says = f"decoder processes are {says}{f'; {problem}' if problem else ''}"
+    yield Finding("decoders", HealthStatus.DEGRADED if problem else HealthStatus.OK, says, UNFILTERED_HINT if problem else "")
     gpu = Nvml().sample()
     yield Finding("gpu", HealthStatus.OK if gpu.gpus else HealthStatus.UNKNOWN, gpu.reason or ", ".join(g.name for g in gpu.gpus))
 

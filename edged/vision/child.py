@@ -33,9 +33,9 @@ def main(arguments: list[str]) -> int:
     phase = Phase(mmap.mmap(phase_fd, mmap.PAGESIZE))
     worker = Worker(settings, phase)
     worker.warm()
-    sandbox.restrict(settings["memory_bytes"])
+    _, unfiltered = sandbox.restrict(settings["memory_bytes"])
     with socket.socket(fileno=sock_fd) as sock:
-        sock.send(json.dumps({"hello": os.getpid()}).encode())
+        sock.send(json.dumps({"hello": os.getpid(), "unfiltered": unfiltered}).encode())
         serve(sock, worker, phase)
     return 0
 

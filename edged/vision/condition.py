@@ -8,6 +8,7 @@ from edged.vision.members import Request
 
 TROUBLE_S = 60.0
 NAME = "decoders"
+UNFILTERED_HINT = "Let edged call seccomp(2) (the container's profile, the unit's SystemCallFilter=), or use a kernel that has it."
 
 
 class Condition:
@@ -19,14 +20,24 @@ class Condition:
         self._failed_starts = 0
         self._start_after = 0.0
         self._trouble_until: float | None = None
+        self._unfiltered = ""
         self.deaths = 0
 
     def may_start(self, now: float) -> bool:
         return now >= self._start_after
 
-    def started(self, processes: int) -> None:
+    def started(self, processes: int, unfiltered: str = "") -> None:
+        """`unfiltered`: why the process may call all of the kernel, empty when it may not."""
         self._failed_starts = 0
+        self._unfiltered = unfiltered
         if self._trouble_until is None:
+            self._well(processes)
+
+    def _well(self, processes: int) -> None:
+        if self._unfiltered:
+            cause = f"decoder processes run without their filter of system calls: {self._unfiltered}"
+            self._board.report(NAME, HealthStatus.DEGRADED, cause, UNFILTERED_HINT, processes=processes, deaths=self.deaths)
+        else:
             self._board.report(NAME, HealthStatus.OK, processes=processes, deaths=self.deaths)
 
     def start_failed(self, cause: str, now: float) -> None:
@@ -51,4 +62,4 @@ class Condition:
         """A minute without a loss: all is well again."""
         if self._trouble_until is not None and now > self._trouble_until:
             self._trouble_until = None
-            self._board.report(NAME, HealthStatus.OK, processes=processes, deaths=self.deaths)
+            self._well(processes)

@@ -85,12 +85,13 @@ class Member:
             return "looking at its golden reference"
         return "reading it" if self.at_the_folder else "decoding it"
 
-    def begin(self, batch: list[Request], now: float) -> bool:
+    def begin(self, batch: list[Request], now: float, timeout_s: float) -> bool:
         """Sends the jobs in one message, after whatever they need to be told first. False when it could not be told: it has no batch."""
         for request in batch:
             request.begun = now
             for number, ring in request.rings.items():
                 if number not in self._rings:
+                    self.process.allow_file_bytes(ring.facts.slots * ring.nbytes)
                     if not self.process.send({"kind": RING, "ring": number, "nbytes": ring.nbytes}, ring.writable):
                         return False
                     self._rings.add(number)
@@ -99,6 +100,7 @@ class Member:
                 if not self.process.send({"kind": PLANS, "plans": plans, "each": request.plans}):
                     return False
                 self._plans.add(plans)
+        self.process.allow_cpu_s(timeout_s * len(batch))
         if not self.process.send({"jobs": [request.job.to_wire() for request in batch]}):
             return False
         self.batch, self.kept_for, self.since = batch, None, now

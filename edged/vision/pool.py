@@ -141,7 +141,7 @@ class Pool:
                 continue
             idle.remove(member)
             batch, now = self._queue.take(request, stalled, self._config.processes), self._monotonic()
-            if not member.begin(batch, now):  # it is ending, or the message is none a socket takes
+            if not member.begin(batch, now, self._config.timeout_s):  # it is ending, or the message is none a socket takes
                 self._queue.unsent(batch, self._settle)
                 self._kill(member, "it could not be told what to do", now)
             if not idle:
@@ -160,7 +160,7 @@ class Pool:
             return
         if "hello" in message and not member.ready:
             member.ready = True
-            self._condition.started(len(self._members))
+            self._condition.started(len(self._members), str(message.get("unfiltered", "")))
         elif member.batch and sound(message, [request.job for request in member.batch]):
             self._take_in(member, message["answers"])
         else:

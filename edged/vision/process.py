@@ -49,6 +49,7 @@ class DecoderProcess:
             undo.callback(self._process.kill)
             self.sock.setblocking(False)
             self.exited = os.pidfd_open(self._process.pid)
+            self._file_bytes = 0
             undo.pop_all()
 
     @property
@@ -64,6 +65,15 @@ class DecoderProcess:
     def job_number(self) -> int:
         """The job it is, or was at its end, working on."""
         return self._phase.number()
+
+    def allow_file_bytes(self, nbytes: int) -> None:
+        """It may write as far as this in any file from now on, if it might not before."""
+        if nbytes > self._file_bytes:
+            self._file_bytes = nbytes
+            sandbox.allow_file_bytes(self.pid, nbytes)
+
+    def allow_cpu_s(self, seconds: float) -> None:
+        sandbox.allow_cpu_s(self.pid, seconds)
 
     def send(self, message: Mapping[str, Any], fd: int | None = None) -> bool:
         """False when it cannot be told any more; its end will be seen at `exited`."""
