@@ -115,7 +115,7 @@ class Daemon:
         self.config, self.board, self.clock, self.ledger = config, board, clock, ledger
         self.inference, self.decoders = inference, decoders
         recipes = {recipe.name: recipe for recipe in config.recipe}
-        self.holds = Holds(inference.ready)
+        self.holds = Holds(lambda recipe: ledger.trouble() is None and inference.ready(recipe))
         self.landings: Channel[Landing] = Channel(LANDINGS)
         self.intake = Intake(
             cameras=config.camera,
@@ -234,8 +234,8 @@ class Daemon:
         return True if stalled_s < STALL_S else f"the pipeline has finished no image for {stalled_s:.0f} s"
 
     def beat(self) -> float:
-        """Seconds since the pipeline advanced; an idle one, or one that is held by a peer, advances."""
-        if self.pipeline.in_flight == 0:
+        """Seconds since the pipeline advanced; an idle one, or one that is held by a peer or a disk that hangs, advances."""
+        if self.pipeline.in_flight == 0 or self.ledger.stalled:
             return 0.0
         return time.monotonic() - self.pipeline.advanced
 

@@ -79,8 +79,10 @@ class Station:
     def _held(self, camera: str, recipe: str) -> str | None:
         """Why the camera's images of this recipe wait."""
         daemon = self._daemon
-        return daemon.inference.reason(recipe) or next(
-            (hold.cause for hold in daemon.holds.snapshot() if (hold.camera, hold.recipe) == (camera, recipe)), None
+        return (
+            daemon.ledger.trouble()
+            or daemon.inference.reason(recipe)
+            or next((hold.cause for hold in daemon.holds.snapshot() if (hold.camera, hold.recipe) == (camera, recipe)), None)
         )
 
     def _queues(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import structlog
 
 from edged.config import Ledger as LedgerConfig
-from edged.errors import Unavailable
+from edged.errors import LedgerCorrupt, Unavailable
 from edged.failpoints import reach
 from edged.ledger import read, recall
 from edged.ledger.audit import Audit
@@ -35,8 +35,10 @@ from edged.ledger.reading import Readers
 from edged.ledger.rebuild import ready
 from edged.ledger.record import Recorder
 from edged.ledger.retention import AgeClock, Retention
+from edged.ledger.space import HINT as ROOM_HINT
 from edged.ledger.space import Space
 from edged.ledger.vanishing import Vanishing
+from edged.ledger.watch import Watch
 from edged.ledger.writer import TICK_S, Writer
 from edged.nouns import Board, Composer, PageResult, Recorded, Recording
 
@@ -67,12 +69,16 @@ class Ledger:
         path = self._path = state_dir / FILE
         self._wall, self._monotonic, self._config = wall, monotonic, config
         self._space = Space(state_dir, config.min_free_bytes, board, monotonic=monotonic)
-        self._writer = Writer(path, board, committed=self._committed, tick=self._tick, look=self._space.look, tick_s=tick_s)
+        space = self._space
+        self._writer = Writer(
+            path, board, committed=self._committed, tick=self._tick, look=space.look, refused=space.refused, tick_s=tick_s
+        )
         self._readers = Readers(path)
         self._recorder = Recorder(source, composer, wall=wall)
         self._age: AgeClock
         self._retention: Retention
         self._vanishing = Vanishing(self._writer, wall)
+        self._watch = Watch(self._writer, space, board, self.announce, monotonic=monotonic, wall=wall)
         self._figures = read.Figures()
         self.epoch = ""
         self.audit = Audit(self._writer, self._readers, self._recorder, wall)
@@ -129,19 +135,31 @@ class Ledger:
         await self._writer.close(self._age.save)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keeps the figures fresh until `stop`. LedgerCorrupt, whoever has found the damage: the next start rebuilds."""
-        rest_s = FIGURES_S
-        while not stop.is_set():
-            if (fault := self._writer.fault or self._readers.fault) is not None:
-                raise fault
+        """Keeps the figures fresh and an eye on the disk until `stop`. LedgerCorrupt, whoever has found the damage: the next start
+        rebuilds."""
+        fault: Exception | None = None
+        async with asyncio.TaskGroup() as group:
+            sides = [
+                group.create_task(self._count(), name="ledger-figures"),
+                group.create_task(self._watch.run(), name="ledger-watch"),
+            ]
+            while not stop.is_set() and (fault := self._writer.fault or self._readers.fault) is None:
+                self._vanishing.retry()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), FIGURES_S)
+            for side in sides:
+                side.cancel()
+        if fault is not None:
+            raise fault
+
+    async def _count(self) -> None:
+        """Until cancelled; a disk that hangs holds up this and nobody else."""
+        while True:
             began = self._monotonic()
             # Of a file that does not read the writer tells in health; the last figures stand.
-            with suppress(Unavailable):
+            with suppress(Unavailable, LedgerCorrupt):
                 self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
-            self._vanishing.retry()
-            rest_s = max(FIGURES_S, FIGURES_SHARE * (self._monotonic() - began))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), rest_s)
+            await asyncio.sleep(max(FIGURES_S, FIGURES_SHARE * (self._monotonic() - began)))
 
     def _tick(self, connection: sqlite3.Connection) -> None:
         self._retention.tick(connection)
@@ -152,11 +170,7 @@ class Ledger:
     async def record(self, pages: Sequence[PageResult]) -> Recorded:
         """All pages of one landing, in one transaction. Unavailable: nothing is recorded, and the image waits."""
         if self._space.short:
-            raise Unavailable(
-                "the disk",
-                "less than [ledger] min_free_bytes is free",
-                "Free space on the state directory's disk; images wait in their folders.",
-            )
+            raise Unavailable("the disk", self._space.cause, ROOM_HINT)
         recorded = await self._writer.submit(lambda connection: self._recorder.record(connection, pages))
         landing = pages[0].landing
         self._known.add(landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns))
@@ -213,6 +227,16 @@ class Ledger:
     @property
     def _known(self) -> KnownKeys:
         return self._vanishing.known
+
+    def trouble(self) -> str | None:
+        """Why nothing can be recorded now; None while it can. From memory, also while the disk hangs."""
+        found = self._watch.trouble()
+        return None if found is None else found[1]
+
+    @property
+    def stalled(self) -> bool:
+        """The disk hangs: what waits for it goes on when it answers, and not before."""
+        return self._watch.stalled_s > 0
 
     @property
     def free_bytes(self) -> int | None:

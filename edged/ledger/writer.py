@@ -7,6 +7,7 @@ Invariants
   writes the log back into the file (a failed sync may have marked pages clean that never reached the disk).
 - A file that is found damaged is never written again; `fault` then says so, and whoever runs the ledger ends: the next start rebuilds.
 - While the disk is away it is probed, so that health turns well again without anybody writing.
+- `beat` stands still while the disk hangs: whoever must not wait for it can tell.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Job(Generic[T]):
 
 class Writer:
     """`committed()` is called in the loop after each commit, `tick(connection)` in the thread once a second, outside a transaction;
-    `look()` before it, whether the file is well or not."""
+    `look()` before it, whether the file is well or not; `refused(error)` when the disk would not take something."""
 
     def __init__(
         self,
@@ -61,15 +62,20 @@ class Writer:
         committed: Callable[[], None] = lambda: None,
         tick: Callable[[sqlite3.Connection], None] = lambda _: None,
         look: Callable[[], None] = lambda: None,
+        refused: Callable[[Exception], None] = lambda _: None,
         tick_s: float = TICK_S,
     ) -> None:
         self._path, self._board, self._committed, self._tick, self._look, self._tick_s = path, board, committed, tick, look, tick_s
+        self._refused = refused
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self.fault: Exception | None = None
+        self.beat = time.monotonic()
+        self.trouble: tuple[str, str] | None = None
+        """Cause and hint while the file cannot be written."""
         self._under_way: list[Job[Any]] = []
         self._pages = 0.0
         self._changes = 0
@@ -85,6 +91,10 @@ class Writer:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
 
     def submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """The answer of `run` once it is committed. Unavailable, LedgerCorrupt, or whatever `run` raised."""
@@ -128,6 +138,7 @@ class Writer:
     def _work(self) -> None:
         ticked = time.monotonic()
         while True:
+            self.beat = time.monotonic()
             jobs, last = self._next(max(0.0, ticked + self._tick_s - time.monotonic()))
             if jobs:
                 self._under_way = jobs
@@ -165,7 +176,7 @@ class Writer:
             self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
             self._changes = connection.total_changes
         except _DISK as error:
-            self._failed(jobs, self._told(error))
+            self._failed(jobs, error)
         self._loop.call_soon_threadsafe(self._answer, jobs)
 
     def _together(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
@@ -225,8 +236,9 @@ class Writer:
             else:
                 job.future.set_result(job.answer)
 
-    def _failed(self, jobs: list[Job[Any]], error: Exception) -> None:
+    def _failed(self, jobs: list[Job[Any]], raised: Exception) -> None:
         """Nothing of the group counts. The connection is not trusted again."""
+        error = self._told(raised)
         for job in jobs:
             job.error = error
         if isinstance(error, LedgerCorrupt):
@@ -238,8 +250,9 @@ class Writer:
                 connection.close()
             except sqlite3.Error as late:
                 error.add_note(f"closing it failed too: {late}")
-        hint = getattr(error, "hint", "") or HINT
-        self._board.report("ledger", HealthStatus.DOWN, f"The ledger cannot be written: {getattr(error, 'cause', error)}.", hint)
+        self._refused(raised)
+        self.trouble = (f"The ledger cannot be written: {getattr(error, 'cause', error)}.", getattr(error, "hint", "") or HINT)
+        self._board.report("ledger", HealthStatus.DOWN, *self.trouble)
 
     def _reopened(self) -> sqlite3.Connection:
         if self.fault is not None:
@@ -265,8 +278,9 @@ class Writer:
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (time.time(),))
             self._tick(connection)
         except _DISK as error:
-            self._failed([], self._told(error))
+            self._failed([], error)
         else:
+            self.trouble = None
             self._board.report("ledger", HealthStatus.OK)
 
     def _checkpoint(self) -> None:
@@ -284,7 +298,7 @@ class Writer:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute("PRAGMA busy_timeout = 5000")
         except _DISK as error:
-            self._failed([], self._told(error))
+            self._failed([], error)
 
     def _wal_bytes(self) -> int:
         try:

@@ -1,0 +1,121 @@
+"""A small disk of a test's own: a loop-mounted ext4 or a tmpfs, filled, frozen, made read-only, and always given back.
+
+Fixture
+- `make_disk`: `make_disk(size_mb=64, kind="ext4", inodes=None) -> Disk`; needs root, else the test is skipped with its reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+BLOCK = 64 * 1024
+
+
+class Disk:
+    """`folder`: where it is mounted; `others`: what other programs put on it."""
+
+    def __init__(self, home: Path, size_mb: int, kind: str, inodes: int | None) -> None:
+        self.folder, self.image, self.kind = home / "disk", home / "disk.img", kind
+        self.others = self.folder / "others"
+        self._size_mb, self._inodes = size_mb, inodes
+        self.folder.mkdir()
+
+    def mount(self) -> None:
+        if self.kind == "tmpfs":
+            self._run("mount", "-t", "tmpfs", "-o", f"size={self._size_mb}m", "tmpfs", str(self.folder))
+        else:
+            if not self.image.exists():
+                with self.image.open("wb") as file:
+                    file.truncate(self._size_mb * 1024**2)
+                inodes = ["-N", str(self._inodes)] if self._inodes else []
+                self._run("mkfs.ext4", "-q", "-m", "0", *inodes, str(self.image))
+            self._run("mount", "-o", "loop", str(self.image), str(self.folder))
+        self.others.mkdir(exist_ok=True)
+
+    def unmount(self) -> None:
+        """Also while it is in use: then it goes when its last file is closed."""
+        self.thaw()
+        subprocess.run(["umount", "-l", str(self.folder)], capture_output=True, check=False)
+
+    def free_bytes(self) -> int:
+        seen = os.statvfs(self.folder)
+        return seen.f_bavail * seen.f_frsize
+
+    def fill(self, leave_bytes: int = 0) -> None:
+        """Another program takes what there is, but for `leave_bytes`, and goes on as long as it finds some."""
+        with (self.others / "large").open("ab", buffering=0) as file:
+            block = BLOCK
+            while (room := self.free_bytes() - leave_bytes) > 0 and block >= 512:
+                try:
+                    file.write(bytes(min(block, room)))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    block //= 2
+
+    def fill_inodes(self) -> None:
+        """Makes empty files until there can be no more."""
+        with suppress(OSError):
+            for number in itertools.count():
+                (self.others / f"small{number}").touch()
+
+    def empty(self) -> None:
+        """The other program's files go."""
+        for file in self.others.iterdir():
+            file.unlink()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every write hangs in the kernel (D state) while the block runs."""
+        self._run("fsfreeze", "-f", str(self.folder))
+        try:
+            yield
+        finally:
+            self.thaw()
+
+    def thaw(self) -> None:
+        subprocess.run(["fsfreeze", "-u", str(self.folder)], capture_output=True, check=False)
+
+    def device(self) -> str:
+        """Its block device's name, as in /sys/fs/ext4."""
+        said = subprocess.run(["findmnt", "-no", "SOURCE", str(self.folder)], capture_output=True, text=True, check=True)
+        return said.stdout.strip().removeprefix("/dev/")
+
+    @staticmethod
+    def _run(*command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def make_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Disk]]:
+    disks: list[Disk] = []
+
+    def make(size_mb: int = 64, kind: str = "ext4", inodes: int | None = None) -> Disk:
+        if os.getuid() != 0:
+            pytest.skip("a disk of its own needs root")
+        disk = Disk(tmp_path_factory.mktemp("disk"), size_mb, kind, inodes)
+        disks.append(disk)
+        try:
+            disk.mount()
+        except OSError as error:
+            pytest.skip(f"no disk of its own can be mounted here: {error}")
+        return disk
+
+    yield make
+    for disk in disks:
+        disk.unmount()
+        for _ in range(50):  # the loop device lets go of the image a moment later
+            if disk.kind == "tmpfs" or str(disk.image) not in subprocess.run(["losetup", "-a"], capture_output=True, text=True).stdout:
+                break
+            time.sleep(0.1)
