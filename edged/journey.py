@@ -24,6 +24,7 @@ from edged.errors import ModelOutputInvalid
 from edged.failpoints import reach
 from edged.intake.reference import reference_candidates
 from edged.nouns import (
+    LOCAL,
     Frame,
     ImageFacts,
     InputPlan,
@@ -229,6 +230,7 @@ class Journey:
             preprocess_steps=part.preprocess_steps if part else (),
             timing_ms={"settle": landing.settle_ms, **timing_ms, "total": total_ms},
             decided=self._utcnow(),
+            flags={"degraded": True} if any(scores.model.endpoint != LOCAL for scores in verdict.models) else {},
         )
 
     def _free(self, tensors: Iterable[Tensor]) -> None:

@@ -21,7 +21,7 @@ from edged.inference import ModelState
 from edged.intake import CameraSnapshot
 from edged.ledger import sqlite_version
 from edged.nouns import HealthItem, HealthStatus
-from edged.vitals.metrics import Gauges
+from edged.vitals.metrics import Gauges, ModelGauges
 from edged.web.views import CameraFacts, GpuView, ResultRow, StationFacts, StatusView
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ class Station:
             watch_overflows=sum(camera.overflows for camera in cameras),
             triton_up=any(endpoint.live for endpoint in daemon.inference.endpoints()),
             models=tuple((model.name, model.version) for model in models if model.state is ModelState.READY),
+            served=tuple(ModelGauges(m.name, m.version, m.endpoint, m.circuit, m.opened, m.stuck) for m in models),
+            blocked_slots={endpoint.name: endpoint.blocked_slots for endpoint in daemon.inference.endpoints()},
             gpus=daemon.gpu.snapshot().gpus,
         )
 

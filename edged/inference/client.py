@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 LOOK_DEADLINE_S = 3.0
 SERVICE = "/inference.GRPCInferenceService/"
 FLOOR_BYTES = 4 * 1024 * 1024
+RECONNECT_MS = 1000
 
 # In these cases nobody knows whether the server still works on the request.
 _UNANSWERED = {
@@ -83,7 +84,7 @@ class Statistics:
 class TritonClient:
     """Use inside a running event loop; `close` when done. Every method raises CallFailed."""
 
-    def __init__(self, address: str, largest_message: int) -> None:
+    def __init__(self, address: str, largest_message: int, reconnect_ms: int = RECONNECT_MS) -> None:
         limit = max(FLOOR_BYTES, largest_message)
         options = [
             ("grpc.max_send_message_length", limit),
@@ -95,7 +96,7 @@ class TritonClient:
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.min_reconnect_backoff_ms", 2000),
-            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.max_reconnect_backoff_ms", reconnect_ms),
             ("grpc.enable_retries", 0),
             ("grpc.enable_http_proxy", 0),  # a proxy in the environment must not see a loopback address
             ("grpc.use_local_subchannel_pool", 1),
@@ -107,6 +108,12 @@ class TritonClient:
         self._infer = self._channel.unary_unary(
             f"{SERVICE}ModelInfer", request_serializer=None, response_deserializer=pb.ModelInferResponse.FromString
         )
+
+    async def connected(self) -> None:
+        """Returns once a broken connection stands again; never where it stands already."""
+        if self._channel.get_state() is grpc.ChannelConnectivity.READY:
+            await asyncio.Event().wait()
+        await self._channel.channel_ready()
 
     async def live(self) -> bool:
         """The server answers and is ready to take requests (single models may not be)."""

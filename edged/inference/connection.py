@@ -9,23 +9,24 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 
 from edged.backoff import Backoff
 from edged.config import SharedMemory, Triton
-from edged.inference.client import CallFailed, TritonClient
+from edged.inference.client import RECONNECT_MS, CallFailed, TritonClient
 from edged.inference.rings import RingFacts, Rings
 from edged.inference.served import LOOK_S, ServedModel
 from edged.inference.states import EndpointSnapshot
 
-LOCAL = "local"
 RETIRE_S = 0.2
+RECONNECT_LOCAL_MS = 500
+"""On loopback a refused connection costs nothing, and the first result after an outage should not wait for the next try."""
 _RETRY = Backoff(first_s=0.1, cap_s=1.0)
 
 
@@ -60,7 +61,7 @@ class Endpoint:
         if self._closed:
             raise CallFailed(grpc.StatusCode.CANCELLED, "the connection was closed")
         if self._client is None:
-            self._client = TritonClient(self.address, self._largest)
+            self._client = TritonClient(self.address, self._largest, RECONNECT_LOCAL_MS if on_loopback(self.address) else RECONNECT_MS)
         return self._client
 
     def carry(self, message_bytes: int) -> None:
@@ -87,9 +88,19 @@ class Endpoint:
                 delay_s = LOOK_S if settled else RETIRE_S
             self.looked = True
             self._on_change()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._wake.wait()
+            await self._pause(delay_s)
+
+    async def _pause(self, seconds: float) -> None:
+        """Until `look`; while Triton is away also until the connection stands again: its first look must not wait for a backoff."""
+        waits: set[asyncio.Task[Any]] = {asyncio.create_task(self._wake.wait(), name=f"triton {self.name} woken")}
+        if not self.live and not self._closed:
+            waits.add(asyncio.create_task(self.client.connected(), name=f"triton {self.name} connected"))
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _look(self) -> bool:
         """True if nothing is left to do before the next look."""

@@ -37,6 +37,7 @@ def model_snapshot(endpoint: Endpoint, model: ServedModel, recipes: tuple[str, .
         images=model.images,
         waiting=model.batcher.waiting,
         in_flight=model.batcher.volleys,
+        stuck=model.batcher.overdue,
     )
 
 

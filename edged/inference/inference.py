@@ -21,7 +21,7 @@ import numpy as np
 from edged.config import Models, Recipe, Triton
 from edged.errors import ModelMismatch, Unavailable
 from edged.inference import health
-from edged.inference.connection import LOCAL, Endpoint
+from edged.inference.connection import Endpoint
 from edged.inference.golden import FindDefects, Golden, PrepareGolden
 from edged.inference.manifest import Manifest
 from edged.inference.recipe_models import RecipeModels
@@ -30,7 +30,7 @@ from edged.inference.rings import RingFacts
 from edged.inference.served import ServedModel
 from edged.inference.slots import Release
 from edged.inference.states import EndpointSnapshot, ModelSnapshot
-from edged.nouns import Board, InputPlan, ModelContract, ModelFacts, ModelOutputs, Tensor
+from edged.nouns import LOCAL, Board, InputPlan, ModelContract, ModelFacts, ModelOutputs, Tensor
 
 REPOSITORY_LOOK_S = 10.0
 SPARE_BYTES = 1024 * 1024

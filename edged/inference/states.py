@@ -20,7 +20,8 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """One model version at one endpoint. `golden`: how many golden images it passes; `circuit`: closed, open or half-open."""
+    """One model version at one endpoint. `golden`: how many golden images it passes; `circuit`: closed, open or half-open; `stuck`:
+    requests that are overdue and still unanswered."""
 
     name: str
     version: str
@@ -40,6 +41,7 @@ class ModelSnapshot:
     images: int
     waiting: int
     in_flight: int
+    stuck: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from edged.nouns.image import Geometry, ImageFacts, InputPlan, PagePart, Quality
 from edged.nouns.landing import Die, Frame, Identity, Landing, Material
 from edged.nouns.message import Change, Composer, Envelope, Numbering, OutboxRow, Recorded, Recording
 from edged.nouns.names import display_name, utc_text
-from edged.nouns.verdict import Defect, ModelContract, ModelFacts, ModelOutputs, ModelScores, PageResult, Verdict, VerdictKind
+from edged.nouns.verdict import LOCAL, Defect, ModelContract, ModelFacts, ModelOutputs, ModelScores, PageResult, Verdict, VerdictKind
 
 __all__ = [
+    "LOCAL",
     "Board",
     "Change",
     "Composer",

@@ -21,15 +21,19 @@ class VerdictKind(StrEnum):
     ERROR = "ERROR"
 
 
+LOCAL = "local"
+"""The name of the first endpoint, the station's own Triton."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Which model judged: goes into the result message as it is."""
+    """Which model judged: goes into the result message as it is. `endpoint`: LOCAL, or the address of a Triton further away."""
 
     name: str
     version: str
     sha256: str
     role: str = "active"
-    endpoint: str = "local"
+    endpoint: str = LOCAL
 
 
 @dataclass(frozen=True, slots=True)

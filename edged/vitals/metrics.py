@@ -21,12 +21,27 @@ from edged.vitals.latency import LatencyWindow
 
 STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
+CIRCUIT_STATES = ("closed", "half-open", "open")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGauges:
+    """One model version at one endpoint. `circuit`: one of CIRCUIT_STATES; `opened`: how often it opened; `stuck`: requests overdue."""
+
+    name: str
+    version: str
+    endpoint: str
+    circuit: str
+    opened: int
+    stuck: int
+
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """The station's state at one scrape. None, or an empty mapping: not known, so the metric is left out (absent is not 0).
 
-    `last_file_s`: camera -> Unix seconds. `outbox_rows`: state -> rows. `models`: (name, version) of what is loaded.
+    `last_file_s`: camera -> Unix seconds. `outbox_rows`: state -> rows. `models`: (name, version) of what is loaded. `blocked_slots`:
+    endpoint -> slots that its Triton may still read.
     """
 
     queues: Mapping[str, int] = field(default_factory=dict)
@@ -38,6 +53,8 @@ class Gauges:
     watch_overflows: int | None = None
     triton_up: bool | None = None
     models: tuple[tuple[str, str], ...] = ()
+    served: tuple[ModelGauges, ...] = ()
+    blocked_slots: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[GpuFacts, ...] = ()
 
 
@@ -120,7 +137,27 @@ class _States(Collector):
             yield CounterMetricFamily("edged_watch_overflow", "Times the kernel dropped inotify events.", now.watch_overflows)
         if now.models:
             yield _gauge("edged_model_info", "Models loaded.", dict.fromkeys(now.models, 1.0), ("name", "version"))
+        yield from _triton_metrics(now)
         yield from _gpu_metrics(now.gpus)
+
+
+def _triton_metrics(now: Gauges) -> Iterable[Metric]:
+    """A circuit's state is one series of value 1 among its possible states, as Prometheus wants an enumeration."""
+    if now.served:
+        whose = ("model", "version", "endpoint")
+        state = GaugeMetricFamily("edged_triton_circuit_state", "1 for the state that the circuit is in.", labels=(*whose, "state"))
+        opened = CounterMetricFamily("edged_triton_circuit_opened", "Times the circuit opened.", labels=whose)
+        stuck = GaugeMetricFamily("edged_triton_stuck_requests", "Requests that are overdue and still unanswered.", labels=whose)
+        for model in now.served:
+            labels = (model.name, model.version, model.endpoint)
+            for each in CIRCUIT_STATES:
+                state.add_metric((*labels, each), float(each == model.circuit))
+            opened.add_metric(labels, model.opened)
+            stuck.add_metric(labels, model.stuck)
+        yield from (state, opened, stuck)
+    if now.blocked_slots:
+        blocked: dict[tuple[str, ...], float] = {(name,): count for name, count in now.blocked_slots.items()}
+        yield _gauge("edged_triton_blocked_slots", "Slots of unanswered requests that Triton may still read.", blocked, ("endpoint",))
 
 
 def _gauge(name: str, text: str, values: Mapping[tuple[str, ...], float], labels: tuple[str, ...] = ()) -> GaugeMetricFamily:

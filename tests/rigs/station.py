@@ -50,7 +50,6 @@ CAMERA = """
 [[camera]]
 name = "{name}"
 folder = "{folder}"
-recipe = "maps"
 poll_s = 0.5
 {keys}
 """
@@ -207,7 +206,9 @@ def start_station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             place.mkdir(parents=True, exist_ok=True)
         own = cameras if isinstance(cameras, Mapping) else dict.fromkeys(cameras, "")
         head = HEAD.format(triton=server.grpc, port=its_broker.port, triton_keys=triton, mqtt_keys=mqtt, toml=toml)
-        tables = [CAMERA.format(name=name, folder=place, keys=f"{camera}\n{own.get(name, '')}") for name, place in places.items()]
+        keys = {name: f"{camera}\n{own.get(name, '')}" for name in places}
+        keys = {name: text if "recipe =" in text else f'recipe = "maps"\n{text}' for name, text in keys.items()}
+        tables = [CAMERA.format(name=name, folder=place, keys=keys[name]) for name, place in places.items()]
         its_daemon.config.write_text(head + "".join(tables))
         made.append(its_daemon.close)
         station = Station(home, its_broker, server, its_daemon, places)

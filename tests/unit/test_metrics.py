@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 from edged.nouns import VerdictKind
 from edged.vitals.gpu import GpuFacts
 from edged.vitals.latency import LatencyWindow
-from edged.vitals.metrics import Gauges, Metrics
+from edged.vitals.metrics import Gauges, Metrics, ModelGauges
 
 FULL = Gauges(
     queues={"settled": 3},
@@ -20,6 +20,8 @@ FULL = Gauges(
     last_file_s={"cam1": 1764000000.25},
     watch_overflows=2,
     triton_up=True,
+    served=(ModelGauges("die_defect", "3", "local", "open", 2, 1),),
+    blocked_slots={"local": 4},
     models=(("die_defect", "3"),),
     gpus=(
         GpuFacts(0, "L4", utilization_ratio=0.5, memory_used_bytes=10, memory_total_bytes=20, temperature_celsius=50.0),
@@ -64,6 +66,11 @@ def a_fed_metrics() -> Metrics:
         ("edged_watch_overflow_total", {}, 2),
         ("edged_triton_up", {}, 1),
         ("edged_model_info", {"name": "die_defect", "version": "3"}, 1),
+        ("edged_triton_circuit_state", {"model": "die_defect", "version": "3", "endpoint": "local", "state": "open"}, 1),
+        ("edged_triton_circuit_state", {"model": "die_defect", "version": "3", "endpoint": "local", "state": "closed"}, 0),
+        ("edged_triton_circuit_opened_total", {"model": "die_defect", "version": "3", "endpoint": "local"}, 2),
+        ("edged_triton_stuck_requests", {"model": "die_defect", "version": "3", "endpoint": "local"}, 1),
+        ("edged_triton_blocked_slots", {"endpoint": "local"}, 4),
         ("edged_gpu_utilization_ratio", {"gpu": "0"}, 0.5),
         ("edged_gpu_memory_used_bytes", {"gpu": "0"}, 10),
         ("edged_gpu_temperature_celsius", {"gpu": "0"}, 50),

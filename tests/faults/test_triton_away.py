@@ -1,0 +1,110 @@
+"""Triton killed, restarted, frozen, for seconds or for minutes: images wait, none is lost or blamed, and it goes on within 3 s."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rigs.faults import Fault
+from rigs.prints import Prints, recipes_of, seed_of
+from rigs.station import Station
+from rigs.triton import TritonServer
+
+Start = Callable[..., Station]
+BACK_S = 3.0
+
+
+def a_station(start_station: Start, home: Path, triton: str = "") -> tuple[Station, Prints]:
+    seed = seed_of(home, {"prints": {}})
+    cameras = {"maps": "", "prints": 'recipe = "prints"'}
+    station = start_station(cameras=cameras, camera='after = "move"', toml=recipes_of(seed, ["prints"]), triton=triton)
+    return station, Prints(station)
+
+
+def feed(station: Station, prints: Prints, seconds: float) -> None:
+    """Some images a second for both recipes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        prints.drop("prints", 2)
+        station.drop(1, "maps")
+        time.sleep(0.25)
+
+
+def away(station: Station, prints: Prints, seconds: float, end: Callable[[], None], again: Callable[[], None]) -> float:
+    """Triton goes in the middle of the work and comes back; seconds from its being ready to the first new verdict."""
+    feed(station, prints, 2)
+    end()
+    feed(station, prints, 1)
+    told = station.wait_health("triton", "down", 15)
+    assert "is away" in told["cause"]
+    assert told["hint"]
+    feed(station, prints, seconds)
+    again()
+    station.over()
+    feed(station, prints, 2)
+    return station.settle(60)
+
+
+def nothing_blamed(station: Station, prints: Prints) -> None:
+    assert prints.mixed_up() == []
+    assert "ERROR" not in station.tally().verdicts
+    assert station.complaints().keys() <= {"gpu"}
+
+
+@pytest.mark.fault("Triton killed and back", matrix=(28,))
+def test_images_wait_while_a_killed_triton_is_away_and_go_on_when_it_is_back(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path)
+    recovered_s = away(station, prints, 5, station.triton.kill, station.triton.start)
+    assert recovered_s <= BACK_S
+    fault.row(how="kill -9 under load, 5 s away", tally=station.tally(), recovered_s=recovered_s)
+    nothing_blamed(station, prints)
+
+
+@pytest.mark.fault("Triton restarted", matrix=(28,))
+def test_a_triton_that_is_stopped_politely_takes_no_image_with_it(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path)
+    recovered_s = away(station, prints, 1, station.triton.stop, station.triton.start)
+    assert recovered_s <= BACK_S
+    fault.row(how="SIGTERM under load, started again", tally=station.tally(), recovered_s=recovered_s)
+    nothing_blamed(station, prints)
+
+
+@pytest.mark.fault("Triton frozen", matrix=(29,))
+def test_a_frozen_triton_is_told_within_its_deadline_and_thawed_it_goes_on(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path, "deadline_s = 2.0")
+    try:
+        recovered_s = away(station, prints, 10, station.triton.freeze, station.triton.thaw)
+    finally:
+        station.triton.thaw()
+    assert recovered_s <= BACK_S
+    fault.row(how="SIGSTOP for 12 s under load, SIGCONT", tally=station.tally(), recovered_s=recovered_s)
+    nothing_blamed(station, prints)
+    assert station.daemon.get("/api/v1/models")
+
+
+@pytest.mark.long
+@pytest.mark.fault("Triton away for 70 s", matrix=(28,))
+def test_after_a_long_outage_the_first_result_comes_within_seconds(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path)
+    recovered_s = away(station, prints, 70, station.triton.kill, station.triton.start)
+    assert recovered_s <= BACK_S
+    fault.row(how="kill -9 under load, 70 s away", tally=station.tally(), recovered_s=recovered_s)
+    nothing_blamed(station, prints)
+
+
+@pytest.mark.long
+@pytest.mark.fault("Triton frozen, then killed and started", matrix=(29,))
+def test_a_triton_that_never_thaws_is_replaced_and_its_blocked_slots_come_back(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path, "deadline_s = 2.0")
+
+    def replaced(triton: TritonServer = station.triton) -> None:
+        triton.kill()
+        triton.start()
+
+    recovered_s = away(station, prints, 70, station.triton.freeze, replaced)
+    assert recovered_s <= BACK_S
+    fault.row(how="SIGSTOP for 70 s under load, killed, started", tally=station.tally(), recovered_s=recovered_s)
+    nothing_blamed(station, prints)
