@@ -5,10 +5,11 @@ Invariants
 - The file is taken aside as `.edged-{id}` in its own folder first, and goes on only if it is the judged one: size, mtime, inode, and the
   sha256 where the inode is not known or the file is to be deleted. Another file (the tool re-used the name) goes back unharmed.
 - Every step may be repeated after a crash: the ledger keeps the row until `disposed` is told.
-- Each rename is followed by an fsync of its directory; across file systems copy, fsync, compare, unlink.
+- Each rename is followed by an fsync of every directory that it changed, and what the file holds is synced before it goes on; across
+  file systems copy, fsync, compare, unlink.
 """
 
-# ruff: noqa: PTH103, PTH108, PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122, PTH208
+# ruff: noqa: PTH108, PTH112, PTH113, PTH116, PTH118, PTH119, PTH120, PTH122, PTH208
 # Paths here are bytes, as the file system holds them.
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from enum import StrEnum
 
 from edged.config import After, Camera
 from edged.failpoints import reach
-from edged.intake.renaming import copy_new, rename_new, sha256_of, sync_directory
+from edged.intake.renaming import copy_new, make_directories, rename_new, sha256_of, sync_directory, sync_file
 from edged.intake.sidecar import SUFFIXES, names_beside
+
+MAX_SHELVES = 1000
 
 
 class Outcome(StrEnum):
@@ -68,6 +71,7 @@ class Disposal:
         self._camera, self._now, self._tick = camera, now, tick
         self._root = os.fsencode(camera.folder)
         self._move_to = os.fsencode(camera.effective_move_to)
+        self._durable: set[bytes] = set()
 
     def dispose(self, file: Pending) -> Disposed:
         """Begin or resume. Raises OSError (read-only, no permission, no space): the file then stays where it is."""
@@ -78,8 +82,8 @@ class Disposal:
         aside = os.path.join(directory, b".edged-" + file.id.encode())
         # Whatever can fail without touching the file comes first.
         shelf = self._shelf(file) if self._camera.after is After.MOVE else b""
-        if os.path.lexists(aside) and os.path.lexists(path) and os.stat(aside, follow_symlinks=False).st_size == 0 < file.size:
-            os.unlink(aside)  # only the name was reserved when a crash came
+        if os.path.lexists(aside) and os.path.lexists(path):
+            self._end_half_a_rename(path, aside, file)
         if not os.path.lexists(aside):
             if not os.path.lexists(path):
                 return self._found_elsewhere(file)
@@ -99,10 +103,26 @@ class Disposal:
                 sync_directory(directory)
             raise
 
+    def _end_half_a_rename(self, path: bytes, aside: bytes, file: Pending) -> None:
+        """Where renaming is made of two steps, a crash may have come between them."""
+        facts = os.stat(aside, follow_symlinks=False)
+        if facts.st_size == 0 < file.size:
+            os.unlink(aside)  # only the name was reserved
+        elif facts.st_nlink > 1 and os.path.samestat(facts, os.stat(path, follow_symlinks=False)):
+            os.unlink(path)  # it has both names
+            sync_directory(os.path.dirname(path))
+
     def _shelf(self, file: Pending) -> bytes:
         day = self._now().strftime("%Y-%m-%d").encode()
         shelf = os.path.join(self._move_to, day, os.path.dirname(file.path))
-        _make_directories(shelf, self._move_to)
+        make_directories(shelf, 0o770)
+        if shelf not in self._durable:
+            # One that was there already may not be durable: a crash came between its making and the sync.
+            above = shelf
+            while len(above) >= len(self._move_to):
+                above = os.path.dirname(above)
+                sync_directory(above)
+            self._durable = {shelf, *(self._durable if len(self._durable) < MAX_SHELVES else ())}
         return shelf
 
     def _finish(self, aside: bytes, path: bytes, shelf: bytes, file: Pending) -> Disposed:
@@ -113,6 +133,7 @@ class Disposal:
             reach("disposal.deleted", file.path)
             self._sidecars(path, None)
             return Disposed(Outcome.DELETED)
+        sync_file(aside)  # the tool's writes too must have reached the disk before the ledger says where the image is
         target = self._move(aside, shelf, name, file)
         sync_directory(shelf)
         sync_directory(directory)
@@ -182,16 +203,24 @@ class Disposal:
         return self._same_stat(target, file) and sha256_of(target, self._tick) == file.sha256
 
     def _found_elsewhere(self, file: Pending) -> Disposed:
-        """Neither the name nor the name aside exists: a crash came after the move, or somebody took the file."""
+        """Neither the name nor the name aside exists: a crash came after the move, or somebody took the file. What is told of it must be
+        durable, whether or not the crash came before the sync."""
+        with contextlib.suppress(FileNotFoundError):  # the tool has removed the folder too
+            sync_directory(os.path.dirname(os.path.join(self._root, file.path)))
         if self._camera.after is After.MOVE and os.path.isdir(self._move_to):
             directory, name = os.path.split(file.path)
             for day in sorted(os.listdir(self._move_to), reverse=True):
                 for candidate in (name, *_others(name, file.id)):
                     target = os.path.join(self._move_to, day, directory, candidate)
-                    with contextlib.suppress(OSError):
-                        if self._same_stat(target, file):
-                            return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
+                    if self._is_there(target, file):
+                        sync_directory(os.path.dirname(target))
+                        return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
         return Disposed(Outcome.GONE)
+
+    def _is_there(self, target: bytes, file: Pending) -> bool:
+        with contextlib.suppress(OSError):
+            return self._same_stat(target, file)
+        return False
 
     def _sidecars(self, path: bytes, shelf: bytes | None) -> None:
         """A sidecar follows its last image. That it could not be moved is no reason to fail: it stays."""
@@ -207,18 +236,10 @@ class Disposal:
                     else:
                         rename_new(sidecar, os.path.join(shelf, os.path.basename(sidecar)))
                         sync_directory(shelf)
+                    sync_directory(os.path.dirname(sidecar))
 
 
 def _others(name: bytes, result_id: str) -> tuple[bytes, ...]:
     """`{stem}~{id8}{ext}`, then with the whole id, which nothing else can have."""
     stem, extension = os.path.splitext(name)
     return (stem + b"~" + result_id[:8].encode() + extension, stem + b"~" + result_id.encode() + extension)
-
-
-def _make_directories(path: bytes, above: bytes) -> None:
-    if os.path.isdir(path):
-        return
-    os.makedirs(path, mode=0o770, exist_ok=True)
-    while len(path) >= len(above):  # each new directory's own entry must survive a power cut
-        path = os.path.dirname(path)
-        sync_directory(path)

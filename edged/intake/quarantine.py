@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged.failpoints import reach
-from edged.intake.renaming import copy_new, rename_new, sync_directory
+from edged.intake.renaming import copy_new, make_directories, rename_new, sync_directory
 
 _SUFFIX = re.compile(rb"\.[A-Za-z0-9]{1,8}\Z")
 
@@ -31,11 +31,12 @@ class Quarantine:
         """Copy an image in; None when it alone is above the cap. Raises OSError. Repeated for the same id, it is kept once."""
         target = self.path_of(result_id, source)
         if target.exists():
+            sync_directory(os.fsencode(self._folder))  # a crash may have come before this
             return target
         size = os.stat(source, follow_symlinks=False).st_size
         if size > self._cap_bytes:
             return None
-        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_directories(os.fsencode(self._folder), 0o750)
         self._make_room(size)
         partial = os.fsencode(self._folder / f".{result_id}.part")
         with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,8 @@
-"""Renaming that never replaces, and copies that are proven before the original goes. For a folder's thread."""
+"""Renaming that never replaces, copies that are proven before the original goes, and what makes both survive a power cut. For a folder's
+thread.
+"""
 
-# ruff: noqa: PTH104, PTH108
+# ruff: noqa: PTH102, PTH104, PTH108, PTH112, PTH116, PTH120
 # Paths here are bytes, as the file system holds them.
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EROFS)
 _BLOCK = 1024 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,6 +33,11 @@ def rename_new(source: bytes, target: bytes) -> None:
         raise OSError(code, os.strerror(code), source, None, target)
     try:
         os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        facts = os.stat(source, follow_symlinks=False)
+        if facts.st_nlink < 2 or not os.path.samestat(facts, os.stat(target, follow_symlinks=False)):
+            raise
+        os.unlink(source)  # a crash came between the two steps below
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -45,13 +53,35 @@ def rename_new(source: bytes, target: bytes) -> None:
 
 
 def sync_directory(path: bytes) -> None:
-    """Make renames in a directory survive a power cut; file systems that cannot sync a directory are left alone."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make renames in a directory survive a power cut. Raises OSError when the disk fails; one that knows no such sync is left alone."""
+    _sync(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def sync_file(path: bytes) -> None:
+    """The same for what a file holds."""
+    _sync(open_regular(path))
+
+
+def _sync(fd: int) -> None:
     try:
-        with contextlib.suppress(OSError):
-            os.fsync(fd)
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
         os.close(fd)
+
+
+def make_directories(path: bytes, mode: int) -> None:
+    """With its parents; every new one's own entry survives a power cut. Raises OSError."""
+    missing = []
+    while path and not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each, mode)
+        sync_directory(os.path.dirname(each))
 
 
 def open_regular(path: bytes) -> int:

@@ -58,6 +58,10 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def sync(self) -> None:
+        """Everything written so far is on the disk."""
+        subprocess.run(["sync", "-f", str(self.folder)], check=True)
+
     def back(self) -> None:
         self.unmount()
         self.mount()
@@ -93,6 +97,14 @@ class Writer:
     def said(self) -> list[str]:
         whole = self._acks.read_text()
         return whole[: whole.rfind("\n") + 1].splitlines()
+
+    def heard(self, word: str, count: int) -> None:
+        """Returns once it has said so `count` times."""
+        wait_until(
+            lambda: sum(line.startswith(word) for line in self.said()) >= count or not Path(f"/proc/{self.pid}").exists(),
+            20,
+            f"the writer says {word} {count} times",
+        )
 
     def kill(self) -> list[str]:
         """SIGKILL; returns all that it said."""
