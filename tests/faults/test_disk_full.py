@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Callable
 
 import pytest
 
-from rigs.disk import Disk
+from rigs.disk import LEDGER, Disk, answers_quickly, stands_still_within
 from rigs.faults import Fault
 from rigs.processes import wait_until
 from rigs.station import Station
-
-LEDGER = """
-[ledger]
-min_free_bytes = 4000000
-"""
-
-
-def answers_quickly(station: Station) -> None:
-    """Health and status come from memory: no disk may hold them up."""
-    for path in ("/livez", "/api/v1/status"):
-        began = time.monotonic()
-        with urllib.request.urlopen(station.daemon.url + path, timeout=5) as answer:
-            answer.read()
-            assert answer.status == 200
-        assert time.monotonic() - began < 1
-
-
-def stands_still_within(station: Station, seconds: float) -> int:
-    """How many are recorded, once nothing more is; called when the fault has begun."""
-    time.sleep(seconds)
-    before = len(station.rows())
-    time.sleep(1.5)
-    assert len(station.rows()) == before, f"images are still judged {seconds:g} s after the disk was full"
-    return before
 
 
 @pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
@@ -65,3 +40,29 @@ def test_a_full_disk_stops_intake_and_nothing_else(
     assert station.daemon.pid == pid and station.daemon.running
     assert (disk.folder / "state" / "ballast").exists()
     fault.row(how=f"{kind} filled to the last byte", tally=station.tally(), recovered_s=recovered_s)
+
+
+@pytest.mark.fault("no inode left", matrix=(13,))
+def test_a_disk_without_inodes_stops_intake_and_nothing_else(
+    make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
+) -> None:
+    disk = make_disk(64, inodes=256)
+    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
+    station.drop(20)
+    station.settle()
+    pid = station.daemon.pid
+    with station.feeding(20):
+        time.sleep(1)
+        disk.fill_inodes()
+        recorded = stands_still_within(station, 2)
+        assert "inodes" in station.wait_health("disk", "down")["cause"]
+        wait_until(lambda: len(station.mes.results()) == recorded, 10, "what is recorded is delivered")
+        assert station.mes.wait_for_event("disk")["state"] == "inodes"
+        answers_quickly(station)
+        station.over()
+        disk.empty()
+        wait_until(lambda: len(station.rows()) > recorded, 20, "images are judged again")
+    recovered_s = station.settle()
+    assert station.wait_health("disk", "ok")
+    assert station.daemon.pid == pid and station.daemon.running
+    fault.row(how="ext4 with 256 inodes, all taken", tally=station.tally(), recovered_s=recovered_s)

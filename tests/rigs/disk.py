@@ -11,13 +11,22 @@ import itertools
 import os
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from rigs.processes import wait_until
+from rigs.station import Station
+
 BLOCK = 64 * 1024
+LEDGER = """
+[ledger]
+min_free_bytes = 4000000
+"""
+"""What a station on a disk of 64 MB keeps free."""
 
 
 class Disk:
@@ -85,6 +94,12 @@ class Disk:
     def thaw(self) -> None:
         subprocess.run(["fsfreeze", "-u", str(self.folder)], capture_output=True, check=False)
 
+    def let_go(self) -> bool:
+        said = (
+            subprocess.run(["losetup", "-j", str(self.image)], capture_output=True, text=True, check=True) if self.kind != "tmpfs" else None
+        )
+        return said is None or not said.stdout
+
     def device(self) -> str:
         """Its block device's name, as in /sys/fs/ext4."""
         said = subprocess.run(["findmnt", "-no", "SOURCE", str(self.folder)], capture_output=True, text=True, check=True)
@@ -95,6 +110,25 @@ class Disk:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def answers_quickly(station: Station) -> None:
+    """Health and status come from memory: no disk may hold them up."""
+    for path in ("/livez", "/api/v1/status"):
+        began = time.monotonic()
+        with urllib.request.urlopen(station.daemon.url + path, timeout=5) as answer:
+            answer.read()
+            assert answer.status == 200
+        assert time.monotonic() - began < 1
+
+
+def stands_still_within(station: Station, seconds: float) -> int:
+    """How many are recorded, once nothing more is; called when the fault has begun."""
+    time.sleep(seconds)
+    before = len(station.rows())
+    time.sleep(1.5)
+    assert len(station.rows()) == before, f"images are still judged {seconds:g} s after the disk was full"
+    return before
 
 
 @pytest.fixture
@@ -115,7 +149,4 @@ def make_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
     yield make
     for disk in disks:
         disk.unmount()
-        for _ in range(50):  # the loop device lets go of the image a moment later
-            if disk.kind == "tmpfs" or str(disk.image) not in subprocess.run(["losetup", "-a"], capture_output=True, text=True).stdout:
-                break
-            time.sleep(0.1)
+        wait_until(disk.let_go, 10, "the loop device lets go of the image")

@@ -1,0 +1,46 @@
+"""The disk of the ledger hangs: every write blocks in the kernel, no signal helps. The alarm must not wait for it, nor the loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from rigs.disk import LEDGER, Disk, answers_quickly
+from rigs.faults import Fault
+from rigs.processes import wait_until
+from rigs.station import Station
+
+
+# The long one outlasts what /livez (30 s) and the watchdog (60 s) let a pipeline stand still.
+@pytest.mark.parametrize("seconds", [15, pytest.param(75, marks=pytest.mark.long)])
+@pytest.mark.fault("state disk hangs", matrix=(14,))
+def test_a_disk_that_hangs_is_told_while_status_answers_and_goes_on_when_it_thaws(
+    seconds: int, make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
+) -> None:
+    disk = make_disk(64)
+    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
+    station.drop(20)
+    station.settle()
+    pid = station.daemon.pid
+    with station.feeding(20):
+        time.sleep(1)
+        with disk.frozen():
+            began = time.monotonic()
+            said = station.wait_health("ledger", "down", 30)
+            assert "has not answered" in said["cause"] and said["hint"]
+            told_s = time.monotonic() - began
+            answers_quickly(station)
+            assert any("has not answered" in (camera["held"] or "") for camera in station.daemon.get("/api/v1/status")["cameras"])
+            time.sleep(max(0.0, seconds - (time.monotonic() - began)))
+            answers_quickly(station)
+            station.over()
+        wait_until(lambda: station.health()["ledger"]["status"] == "ok", 10, "the ledger is well again")
+    recovered_s = station.settle()
+    assert station.daemon.pid == pid and station.daemon.running
+    wait_until(lambda: len(station.mes.events("disk")) >= 2, 10, "the MES hears of both changes")
+    assert [event["state"] for event in station.mes.events("disk")][:2] == ["stalled", "ok"]
+    fault.row(
+        how=f"fsfreeze, {seconds} s", tally=station.tally(), recovered_s=recovered_s, note=f"alarm after {told_s:.0f} s", ok=told_s < 30
+    )
