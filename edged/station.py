@@ -5,6 +5,7 @@ Everything synchronous answers from memory; only the ledger's readers and the mo
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import socket
 from dataclasses import asdict
@@ -126,6 +127,7 @@ class Station:
             last_file_s={camera.name: camera.last_seen.timestamp() for camera in cameras if camera.last_seen},
             watch_overflows=sum(camera.overflows for camera in cameras),
             triton_up=any(endpoint.live for endpoint in daemon.inference.endpoints()),
+            tasks=len(asyncio.all_tasks()),
             models=tuple((model.name, model.version) for model in models if model.state is ModelState.READY),
             served=tuple(ModelGauges(m.name, m.version, m.endpoint, m.circuit, m.opened, m.stuck) for m in models),
             blocked_slots={endpoint.name: endpoint.blocked_slots for endpoint in daemon.inference.endpoints()},

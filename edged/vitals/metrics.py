@@ -52,6 +52,7 @@ class Gauges:
     last_file_s: Mapping[str, float] = field(default_factory=dict)
     watch_overflows: int | None = None
     triton_up: bool | None = None
+    tasks: int | None = None
     models: tuple[tuple[str, str], ...] = ()
     served: tuple[ModelGauges, ...] = ()
     blocked_slots: Mapping[str, int] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class _States(Collector):
             ("edged_db_bytes", "Size of the ledger with its write-ahead log.", now.db_bytes),
             ("edged_disk_free_bytes", "Free space where the ledger lies.", now.disk_free_bytes),
             ("edged_triton_up", "1 while Triton answers.", now.triton_up),
+            ("edged_tasks", "Tasks of the event loop; a number that only grows is a leak.", now.tasks),
         ]
         for name, text, value in plain:
             if value is not None:

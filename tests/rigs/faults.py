@@ -104,6 +104,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--kills", type=int, default=QUICK_KILLS, metavar="N", help="how often the loops of kills kill")
     group.addoption("--faults-json", type=Path, default=None, metavar="FILE", help="where the table of faults is written")
+    group.addoption("--soak-hours", type=float, default=0.2, metavar="H", help="how long the soak lasts")
+    group.addoption("--soak-rate", type=float, default=8.0, metavar="PER_S", help="images a second in the soak")
+    group.addoption("--soak-seed", type=int, default=1, metavar="N", help="which faults come when")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -94,6 +94,15 @@ class Mes:
         with self._lock:
             return [each for each in self.arrivals if each.kind == "result"]
 
+    def forget(self) -> dict[tuple[str, str], int]:
+        """Forgets all arrivals; returns the last number of each (epoch, kind)."""
+        with self._lock:
+            arrivals, self.arrivals = self.arrivals, []
+        last: dict[tuple[str, str], int] = {}
+        for each in arrivals:
+            last[each.epoch, each.kind] = max(each.sequence, last.get((each.epoch, each.kind), 0))
+        return last
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         """`data` of every event of this kind, each id once."""
         with self._lock:

@@ -73,6 +73,8 @@ class Station:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._over: float | None = None
+        self._since = 0.0
+        self._counted: dict[tuple[str, str], int] = {}
 
     # --- the tool ------------------------------------------------------------------------------------------------------------
     def drop(self, count: int = 1, camera: str | None = None, *, prefix: str = "w") -> list[Path]:
@@ -134,7 +136,16 @@ class Station:
     def tally(self) -> Tally:
         with self._lock:
             dropped = dict(self.dropped)
-        return tally(dropped, self.rows(), list(self.mes.arrivals))
+        return tally(dropped, [row for row in self.rows() if row.at > self._since], list(self.mes.arrivals), self._counted)
+
+    def begin_anew(self) -> None:
+        """Once all is settled: what was dropped so far is counted no more, so that a long run stays small."""
+        assert self.tally().well, "only a settled station can begin anew"
+        with self._lock:
+            self.dropped.clear()
+        self._since = max((row.at for row in self.rows()), default=0.0)
+        for key, number in self.mes.forget().items():
+            self._counted[key] = max(number, self._counted.get(key, 0))
 
     def over(self) -> None:
         """The fault ends now: recovery is counted from here."""

@@ -59,8 +59,17 @@ def rows(ledger: Path) -> list[Recorded]:
     return [Recorded(i, (c, bytes(p), s.lower()), page, j, v, why, at) for i, c, p, s, page, j, v, why, at in found]
 
 
-def tally(dropped: Mapping[Image, int], recorded: Sequence[Recorded], arrivals: Iterable[Arrival]) -> Tally:
-    """`dropped`: image -> its pages. Re-judgements are verdicts of their own and do not count as doubled."""
+def tally(
+    dropped: Mapping[Image, int],
+    recorded: Sequence[Recorded],
+    arrivals: Iterable[Arrival],
+    counted: Mapping[tuple[str, str], int] | None = None,
+) -> Tally:
+    """`dropped`: image -> its pages. `counted`: (epoch, kind) -> the number up to which was counted before.
+
+    Re-judgements are verdicts of their own and do not count as doubled.
+    """
+    before = counted or {}
     ids: defaultdict[tuple[Image, int], set[str]] = defaultdict(set)
     for row in recorded:
         if row.judgement == 0:
@@ -69,7 +78,8 @@ def tally(dropped: Mapping[Image, int], recorded: Sequence[Recorded], arrivals: 
     numbers: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for arrival in arrivals:
         heard[arrival.id].add(arrival.body)
-        numbers[arrival.epoch, arrival.kind].add(arrival.sequence)
+        if arrival.sequence > before.get((arrival.epoch, arrival.kind), 0):
+            numbers[arrival.epoch, arrival.kind].add(arrival.sequence)
     wanted = {(image, page) for image, pages in dropped.items() for page in range(pages)}
     lost = sum(not any(id_ in heard for id_ in ids.get(each, ())) for each in wanted)
     return Tally(
@@ -78,7 +88,7 @@ def tally(dropped: Mapping[Image, int], recorded: Sequence[Recorded], arrivals: 
         lost=lost,
         doubled=sum(len(found) - 1 for found in ids.values()),
         strange=len(ids.keys() - wanted),
-        gaps=sum(max(there) - len(there) for there in numbers.values()),
+        gaps=sum(max(there) - before.get(key, 0) - len(there) for key, there in numbers.items()),
         two_bodies=sum(len(bodies) > 1 for bodies in heard.values()),
         verdicts=Counter(row.verdict for row in recorded),
     )
