@@ -104,9 +104,29 @@ class Outbox:
         await self._write(run)
 
     async def unpark(self) -> int:
-        """Everything parked is sent once more; returns how many."""
-        sql = "UPDATE outbox SET state = 0, strikes = 0, reason = NULL WHERE sink = 'mqtt' AND state = 3 AND state < 4"
-        return await self._again(sql, ())
+        """Everything that is parked by now is sent once more; returns how many."""
+        newest = await self.mark()
+        sql = (
+            "UPDATE outbox SET state = 0, strikes = 0, reason = NULL WHERE sink = 'mqtt' AND message IN (SELECT message FROM outbox "
+            "WHERE sink = 'mqtt' AND state = 3 AND state < 4 AND message > ? AND message <= ? ORDER BY message LIMIT ?) RETURNING message"
+        )
+        # Behind the last piece: the publisher may have parked again what the pieces before it held.
+        total, last = 0, 0
+        while rows := await self._write(lambda c, after=last: c.execute(sql, (after, newest, PIECE)).fetchall()):  # type: ignore[misc]
+            total, last = total + len(rows), max(row for (row,) in rows)
+            self._due_again()
+        return total
+
+    async def parked(self) -> tuple[int, str]:
+        """How many rows are put aside, and topic and reason of the newest."""
+        where = "WHERE o.sink = 'mqtt' AND o.state = 3 AND o.state < 4"
+        newest = f"SELECT t.name, o.reason FROM outbox o JOIN topic t ON t.topic = o.topic {where} ORDER BY o.message DESC LIMIT 1"  # noqa: S608 - our words only
+
+        def ask(connection: sqlite3.Connection) -> tuple[int, str]:
+            (count,) = connection.execute(f"SELECT count(*) FROM outbox o {where}").fetchone()  # noqa: S608 - our words only
+            return count, ": ".join(connection.execute(newest).fetchone() or ()) if count else ""
+
+        return await self._read(ask)
 
     async def republish(self, id_: str) -> bool:
         """Sends a result's message once more: same id, same body."""
@@ -246,9 +266,12 @@ class Outbox:
         """A change that makes rows due; the publisher reads from the beginning again."""
         count = await self._write(lambda c: c.execute(sql, values).rowcount)
         if count:
-            self.generation += 1
-            self.fresh.set()
+            self._due_again()
         return count
+
+    def _due_again(self) -> None:
+        self.generation += 1
+        self.fresh.set()
 
 
 def _acknowledged_early(

@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edged.errors import Unavailable
-from edged.plant.dialling import Dialler, told_reason
+from edged.plant.dialling import REFUSES, Dialler, Refused, told_reason
 from edged.plant.packing import Packed
 
 Answer = Callable[[int | None], None]
@@ -37,11 +37,14 @@ class ConnectionLost(Exception):  # noqa: N818 - it names what happened
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Why a connection ended. `cause` is empty where we ended it. `excused`: no message of ours can have been the reason."""
+    """Why a connection ended. `cause` is empty where we ended it. `excused`: no message of ours can have been the reason. `silent`: the
+    other end only fell silent. `refused`: only a person can change what the broker objects to."""
 
     cause: str = ""
     hint: str = ""
     excused: bool = False
+    silent: bool = False
+    refused: bool = False
 
 
 EXCUSED = frozenset({0x89, 0x8B, 0x8D, 0x8E, 0x98, 0x9C, 0x9D})
@@ -85,7 +88,7 @@ class Connection:
             raise
         if connection.lost.done():
             loss = connection.lost.result()
-            raise Unavailable(f"the MQTT broker {dialler.broker}", loss.cause, loss.hint)
+            raise (Refused if loss.refused else Unavailable)(f"the MQTT broker {dialler.broker}", loss.cause, loss.hint)
         if not connection._accepted.done():
             connection.drop()
             raise dialler.failure(
@@ -191,7 +194,7 @@ class Connection:
     def _on_connect(self, _c: paho.Client, _d: Any, flags: paho.ConnectFlags, code: ReasonCode, properties: Properties | None) -> None:
         if code.is_failure:
             cause, hint = told_reason(code.value, code.getName())
-            self._gone(Loss(f"{self._dialler.broker}: {cause}", hint))
+            self._gone(Loss(f"{self._dialler.broker}: {cause}", hint, refused=code.value in REFUSES))
             return
         self.session_present = flags.session_present
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
@@ -203,11 +206,12 @@ class Connection:
         broker = self._dialler.broker
         if flags.is_disconnect_packet_from_server and code.value:
             cause, hint = told_reason(code.value, code.getName())
-            self._gone(Loss(f"{broker}: the connection was ended: {cause}", hint, excused=code.value in EXCUSED))
+            ended = f"{broker}: the connection was ended: {cause}"
+            self._gone(Loss(ended, hint, excused=code.value in EXCUSED, refused=code.value in REFUSES))
         elif self._closing:
             self._gone(Loss())
         elif code.getName() == "Keep alive timeout":
-            self._gone(Loss(f"{broker}: it no longer answers", "The broker hangs or the network is cut: check both."))
+            self._gone(Loss(f"{broker}: it no longer answers", "The broker hangs or the network is cut: check both.", silent=True))
         else:
             self._gone(Loss(f"{broker}: the connection was lost", "Look at the broker's log; edged connects again by itself."))
 

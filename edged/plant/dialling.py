@@ -35,6 +35,10 @@ class Will:
     delay_s: int
 
 
+class Refused(Unavailable):
+    """It was reached and does not want us, or we do not trust it: only a person can change that, so it is not asked often."""
+
+
 class Dialler:
     """Dials one broker, once at a time. `dial` raises Unavailable with one clear sentence."""
 
@@ -121,6 +125,9 @@ class Dialler:
     def failure(self, cause: str, hint: str) -> Unavailable:
         return Unavailable(f"the MQTT broker {self.broker}", f"{self.broker}: {cause}", hint)
 
+    def refusal(self, cause: str, hint: str) -> Refused:
+        return Refused(f"the MQTT broker {self.broker}", f"{self.broker}: {cause}", hint)
+
     def _slow(self) -> Unavailable:
         return self.failure(f"no connection within {self.deadline_s:g} s", "Check the network, the name server and the broker.")
 
@@ -129,11 +136,12 @@ class Dialler:
         mqtt = self._mqtt
         if isinstance(error, ssl.SSLCertVerificationError):
             why = error.verify_message or "not trusted"
-            return self.failure(
-                f"its certificate is not accepted ({why})", f"Correct [mqtt] ca = {mqtt.ca}, host, or this machine's clock."
-            )
+            hint = CERTIFICATE.get(error.verify_code, "Correct [mqtt] ca = {ca}, host, or this machine's clock.")
+            return self.refusal(f"its certificate is not accepted ({why})", hint.format(ca=mqtt.ca, host=mqtt.host))
+        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return self.failure("it ended the TLS handshake", "Look at the broker's log; the port may want no TLS.")
         if isinstance(error, ssl.SSLError):
-            return self.failure(
+            return self.refusal(
                 f"TLS failed ({error.reason or error})", "Check [mqtt] ca, cert, key and port; the broker may want no TLS there."
             )
         if isinstance(error, socket.gaierror):
@@ -154,6 +162,19 @@ def _close(client: paho.Client) -> None:
         left.close()
 
 
+_WHOSE = "Correct [mqtt] ca = {ca}: it must be the authority that signed the broker's certificate."
+_NAMED = "Set [mqtt] host to a name that stands in the broker's certificate, or give the broker one that names {host}."
+CERTIFICATE = {
+    9: "Correct this machine's clock, or wait until the broker's certificate is valid.",
+    10: "Have the broker's certificate renewed, or correct this machine's clock.",
+    18: _WHOSE,
+    19: _WHOSE,
+    20: _WHOSE,
+    62: _NAMED,
+    64: _NAMED,
+}
+"""OpenSSL's verification error -> what to do; 62 and 64: another host name or address."""
+
 REFUSALS = {
     0x84: ("it does not speak this version of MQTT", 'Set [mqtt] protocol = "3.1.1"; refusals of messages are then invisible.'),
     0x85: ("it refuses our client id", "Change [station] tool or instance, or let the broker accept it."),
@@ -169,9 +190,13 @@ REFUSALS = {
         "Two instances have the same [station] tool and instance: change one.",
     ),
     0x95: ("it refuses a packet of this size", "Raise the broker's packet size limit."),
+    0x97: ("our quota there is used up", "Raise the broker's quota for this client."),
     0x9F: ("it limits how often we may connect", "Raise the broker's connection rate limit."),
 }
 """CONNACK and DISCONNECT reason codes: what the broker says, and what to do."""
+
+REFUSES = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x8E, 0x97, 0x9F})
+"""Of those: trying again soon changes nothing; with 0x8E two instances would throw each other out all day."""
 
 
 def told_reason(code: int, name: str) -> tuple[str, str]:

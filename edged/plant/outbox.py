@@ -46,6 +46,9 @@ class Outbox(Protocol):
     async def park(self, rows: Sequence[int], reason: str, announce: Announcement | None) -> None:
         """One transaction: they are put aside with `reason`, and the event is announced."""
 
+    async def parked(self) -> tuple[int, str]:
+        """How many rows are put aside, and topic and reason of the newest."""
+
     async def held_topics(self) -> tuple[str, ...]:
         """The topics that `hold` was called for and `release` not yet."""
 

@@ -24,7 +24,7 @@ from edged.config.peers import Confirm
 from edged.errors import Unavailable
 from edged.nouns import Board, HealthItem, HealthStatus
 from edged.plant.client import Connection, ConnectionLost
-from edged.plant.dialling import Dialler
+from edged.plant.dialling import Dialler, Refused
 from edged.plant.outbox import Outbox
 from edged.plant.presence import Facts, Presence
 from edged.plant.publisher import Publisher
@@ -34,6 +34,8 @@ log = structlog.get_logger("edged.plant")
 
 STEADY_S = 10.0
 """A connection that lasted this long was a good one: the pauses begin anew."""
+REFUSED_S = 30.0
+"""A broker that refuses us is asked no more often: somebody has to change something first."""
 END_S = 3.0
 ACKS = 1000
 
@@ -70,10 +72,12 @@ class Plant:
         clock: Callable[[], str] = kernel_state,
         probe_s: float = 60.0,
         backoff: Backoff | None = None,
+        refused_s: float = REFUSED_S,
         sample: Callable[[], float] = random.random,
     ) -> None:
         self._config, self._board, self._sample = config, board, sample
         self._backoff = backoff or Backoff(first_s=1.0, cap_s=30.0)
+        self._refused_s, self._refused = refused_s, False
         self.presence = Presence(config, health=health, backlog=backlog, birth=birth, telemetry=telemetry, e10=e10, clock=clock)
         self.publisher = Publisher(config.mqtt, outbox, published=published, changed=self._report, probe_s=probe_s)
         station = config.station
@@ -91,13 +95,21 @@ class Plant:
         attempt = 0
         while not stop.is_set():
             connection = await self._open(stop)
-            if connection is not None:
-                delivered = self.publisher.topics.delivered
+            if connection is None:
+                self.publisher.unreachable()
+            else:
+                before = self._progress()
                 await self._live(connection, stop)
-                if self.publisher.topics.delivered > delivered or time.monotonic() - connection.since >= STEADY_S:
+                if self._progress() != before or time.monotonic() - connection.since >= STEADY_S:
                     attempt = 0
             attempt += 1
-            await _pause(stop, self._backoff.delay_s(attempt, self._sample()))
+            sample = self._sample()
+            at_least_s = self._refused_s * (1 + 0.2 * sample) if self._refused else 0.0
+            await _pause(stop, max(at_least_s, self._backoff.delay_s(attempt, sample)))
+
+    def _progress(self) -> tuple[int, int]:
+        """Rows that were taken, or put aside so that others can be: the connection was worth having."""
+        return self.publisher.topics.delivered, self.publisher.topics.refused
 
     def snapshot(self) -> PlantSnapshot:
         publisher = self.publisher
@@ -128,6 +140,7 @@ class Plant:
         try:
             return await Connection.open(self._dialler, self._inbound)
         except Unavailable as error:
+            self._refused = isinstance(error, Refused)
             self._down(error.cause, error.hint)
             return None
 
@@ -142,6 +155,7 @@ class Plant:
                 self._connection = None
                 await connection.close()
         loss = connection.lost.result()
+        self._refused = loss.refused
         if stop.is_set():
             self._cause, self._since = "edged stops", datetime.now(UTC)
         else:
@@ -214,17 +228,20 @@ class Plant:
         if self._ack_refused:
             cause = f"{broker}: it does not let us subscribe to {self._ack_topic}, so the MES cannot acknowledge"
             return HealthStatus.DEGRADED, cause, "Let this user read the topic, in the broker's access list."
+        told: list[tuple[str, str]] = []
+        if topics.parked:
+            cause = f"it refused messages, and {topics.parked} are put aside; the last was {topics.last_refusal}"
+            told.append((cause, "Correct the broker's access list or limits, then have them sent again: POST /api/v1/outbox/retry."))
         if topics.held:
             first, more = min(topics.held), len(topics.held) - 1
-            cause = f"{broker}: nobody subscribes to {first}" + (f" and {more} more topics" if more else "") + "; their messages wait"
-            return HealthStatus.DEGRADED, cause, 'Start the MES, or set [mqtt] no_subscriber = "accept".'
-        if topics.refused:
-            cause = f"{broker}: it refused messages, which are put aside; the last was {topics.last_refusal}"
-            return HealthStatus.DEGRADED, cause, "Correct the broker's access list or limits, then have them published again."
+            cause = f"nobody subscribes to {first}" + (f" and {more} more topics" if more else "") + "; their messages wait"
+            told.append((cause, 'Start the MES, or set [mqtt] no_subscriber = "accept".'))
         if self.presence.refused:
             topic, code = next(iter(self.presence.refused.items()))
-            return HealthStatus.DEGRADED, f"{broker}: it refuses {topic} (0x{code:02X})", "Correct the broker's access list or limits."
-        return HealthStatus.OK, "", ""
+            told.append((f"it refuses {topic} (0x{code:02X})", "Correct the broker's access list or limits."))
+        if not told:
+            return HealthStatus.OK, "", ""
+        return HealthStatus.DEGRADED, f"{broker}: " + "; ".join(cause for cause, _ in told), " ".join(hint for _, hint in told)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

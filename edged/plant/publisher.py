@@ -2,21 +2,26 @@
 
 Invariants
 - A row leaves the outbox only by the broker's own word. A lost connection changes nothing but the count of attempts.
-- Rows that were in flight when a connection was lost are suspects: they go one at a time (`session.py`).
+- Rows that were in flight when a connection was lost are suspects: they go one at a time. Only a loss while a row is alone in flight, after
+  the broker has answered on that connection, counts against the row; at three it is put aside, announced, and the rest goes on.
+- A broker that only fell silent accuses nobody, unless it lets us in at the very next try: else it hung, or the network was cut.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edged.config.peers import Confirm, Mqtt
+from edged.nouns import OutboxRow
 from edged.plant.client import Connection
 from edged.plant.outbox import Outbox
 from edged.plant.schema import Ack
 from edged.plant.session import Session
 from edged.plant.settling import Topics
+
+STRIKES = 3
 
 
 class Publisher:
@@ -37,6 +42,7 @@ class Publisher:
         self.topics = Topics({})
         self.suspects: set[int] = set()
         self.in_flight = 0
+        self._silenced: OutboxRow | None = None
         self._began = False
 
     async def begin(self) -> None:
@@ -52,8 +58,41 @@ class Publisher:
     async def run(self, connection: Connection, stop: asyncio.Event, acks: asyncio.Queue[Ack] | None = None) -> None:
         """Until the connection is lost; or until everything due is delivered after `stop`, within 2 s."""
         await self.begin()
+        if (row := self._silenced) is not None:
+            self._silenced = None
+            await self._strike(row)
         for topic in self.topics.held:
             self.topics.held[topic] = 0.0
         if self.mqtt.confirm is Confirm.MES and not connection.session_present:
             await self.outbox.expire(everything=True)
         await Session(self, connection).run(stop, acks)
+
+    def unreachable(self) -> None:
+        """A try to connect has failed: whatever silenced the broker was no row of ours."""
+        self._silenced = None
+
+    async def after_loss(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
+        """`rows` were in flight. They are sent again one at a time, and one that was alone may be to blame."""
+        loss = connection.lost.result()
+        if not rows:
+            return
+        await self.outbox.lost([row.row for row in rows])
+        if not loss.cause:  # we ended it
+            return
+        self.suspects.update(row.row for row in rows)
+        if loss.excused or connection.outstanding_at_loss != 1 or not connection.answered:
+            return
+        if loss.silent:
+            self._silenced = rows[0]
+        else:
+            await self._strike(rows[0])
+
+    async def _strike(self, row: OutboxRow) -> None:
+        if await self.outbox.struck(row.row) < STRIKES:
+            return
+        reason = f"the broker dropped the connection {STRIKES} times when only this message was on its way"
+        data = {"topic": row.topic, "reason": reason, "kind": row.kind, "epoch": row.epoch, "sequences": [[row.sequence] * 2]}
+        await self.outbox.park([row.row], reason, None if row.kind == "event" else ("row-parked", data))
+        self.suspects.discard(row.row)
+        self.topics.refused += 1
+        self.topics.parked, self.topics.last_refusal = await self.outbox.parked()

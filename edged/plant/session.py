@@ -2,15 +2,14 @@
 
 Invariants
 - At most `window` messages are unanswered (fewer where the broker says so); paho queues nothing.
-- Rows that were in flight when a connection was lost go one at a time. Only a loss while a row is alone in flight, after the broker has
-  answered on that connection, counts against the row; at three it is put aside, announced, and the rest goes on.
+- A suspect is alone in flight (`publisher.py` says what makes a row one).
 - The body and the user properties are the outbox's; `attempt` and `replayed` are added when a row is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol as Shape
 
@@ -24,7 +23,6 @@ from edged.plant.packing import CLOUD_EVENT, packet_size, publish_properties
 from edged.plant.schema import Ack
 from edged.plant.settling import Settler, Topics
 
-STRIKES = 3
 FLUSH_S = 2.0
 TURN_S = 1.0
 LOOK_S = 5.0
@@ -45,6 +43,8 @@ class Lasting(Shape):
     published: Callable[[str], None]
     changed: Callable[[], None]
     monotonic: Callable[[], float]
+
+    async def after_loss(self, connection: Connection, rows: Sequence[OutboxRow]) -> None: ...
 
 
 class Session:
@@ -90,7 +90,7 @@ class Session:
             self._settler.end()
             await settling
         if self._connection.lost.done():
-            await self._after_loss()
+            await self._all.after_loss(self._connection, self._lost)
 
     async def _pump(self, stop: asyncio.Event) -> None:
         deadline = None
@@ -99,6 +99,7 @@ class Session:
             if self._generation != self._outbox.generation:
                 self._generation = self._outbox.generation
                 await self._lanes.restart()
+                await self._settler.count_parked()  # somebody may have had them sent again
             dry = await self._fill()
             if stop.is_set():
                 now = self._all.monotonic()
@@ -191,26 +192,6 @@ class Session:
             self._pause_until = now + self._pause_s
             self._pause_s = min(QUOTA_PAUSE_CAP_S, 2 * self._pause_s)
         self._from_the_beginning()
-
-    async def _after_loss(self) -> None:
-        loss = self._connection.lost.result()
-        rows = [row.row for row in self._lost]
-        if not rows:
-            return
-        await self._outbox.lost(rows)
-        if not loss.cause:  # we ended it
-            return
-        self._all.suspects.update(rows)
-        if loss.excused or self._connection.outstanding_at_loss != 1 or not self._connection.answered:
-            return
-        row = self._lost[0]
-        if await self._outbox.struck(row.row) >= STRIKES:
-            reason = f"the broker dropped the connection {STRIKES} times when only this message was on its way"
-            data = {"topic": row.topic, "reason": reason, "kind": row.kind, "epoch": row.epoch, "sequences": [[row.sequence] * 2]}
-            await self._outbox.park(rows, reason, None if row.kind == "event" else ("row-parked", data))
-            self._all.suspects.discard(row.row)
-            self._all.topics.refused += 1
-            self._all.topics.last_refusal = f"{row.topic}: {reason}"
 
     async def _on_fresh(self) -> None:
         while True:

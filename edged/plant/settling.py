@@ -29,17 +29,20 @@ REASONS = {
     0x87: "not authorised",
     0x90: "topic name invalid",
     0x91: "packet identifier in use",
+    0x95: "packet too large",
     0x99: "payload format invalid",
 }
 
 
 @dataclass(slots=True)
 class Topics:
-    """What outlives a connection: held topic -> when it is probed next (monotonic); how much the broker took and refused."""
+    """What outlives a connection: held topic -> when it is probed next (monotonic); how much the broker took and refused since the start;
+    how many rows are put aside now, and topic and reason of the newest."""
 
     held: dict[str, float]
     delivered: int = 0
     refused: int = 0
+    parked: int = 0
     last_refusal: str = ""
 
 
@@ -96,7 +99,6 @@ class Settler:
         self.open.add(row.row)
         self._parked.append(_Parked(row, event, reason))
         self._topics.refused += 1
-        self._topics.last_refusal = f"{row.topic}: {reason}"
         self._work.set()
 
     @property
@@ -185,6 +187,11 @@ class Settler:
             await self._outbox.park([row.row for row in rows], reason, None if kind == "event" else (event, data))
             reach("outbox.parked")
             self._close(rows)
+        await self.count_parked()
+
+    async def count_parked(self) -> None:
+        self._topics.parked, self._topics.last_refusal = await self._outbox.parked()
+        self._changed()
 
     def _close(self, rows: Iterable[OutboxRow]) -> None:
         numbers = [row.row for row in rows]

@@ -35,6 +35,7 @@ class MemoryOutbox:
     entries: dict[int, Entry] = field(default_factory=dict)
     said: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
+    reasons: dict[int, str] = field(default_factory=dict)
     generation: int = 0
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
     _sequences: dict[str, int] = field(default_factory=dict)
@@ -87,7 +88,12 @@ class MemoryOutbox:
     async def park(self, rows: Sequence[int], reason: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
         for row in rows:
             self.entries[row].state = "parked"
+            self.reasons[row] = reason
         self._announce(announce)
+
+    async def parked(self) -> tuple[int, str]:
+        parked = [entry for entry in self.entries.values() if entry.state == "parked"]
+        return len(parked), f"{parked[-1].topic}: {self.reasons[parked[-1].row]}" if parked else ""
 
     async def held_topics(self) -> tuple[str, ...]:
         return tuple(self.held)

@@ -81,7 +81,8 @@ async def test_a_refused_password_is_one_sentence_in_health_and_no_storm(start_b
     outbox.put()
     credentials = {"username": "edged", "password_file": str(tmp_path / "password")}
     cpu = time.process_time()
-    async with running(outbox, broker.port, board, **credentials, backoff=Backoff(first_s=0.2, cap_s=0.4), no_subscriber="accept"):
+    every = {"backoff": Backoff(first_s=0.1, cap_s=0.1), "refused_s": 0.25}
+    async with running(outbox, broker.port, board, **credentials, **every, no_subscriber="accept"):
         await asyncio.sleep(1.5)
         status, cause, hint = board.last
         assert status is HealthStatus.DOWN
