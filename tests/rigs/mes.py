@@ -37,14 +37,9 @@ class Mes:
     def __init__(self, port: int, base: str, *, client_id: str = "mes", expiry_s: int = 86_400, acks: bool = False) -> None:
         self.arrivals: list[Arrival] = []
         self.acks = acks
-        self._base, self._port = base, port
+        self._base, self._port, self._client_id = base, port, client_id
         self._subscribed = threading.Event()
         self._lock = threading.Lock()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
-        self._client.on_connect = self._connected
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
-        self._client.on_message = self._received
-        self._client.reconnect_delay_set(1, 1)
         self._properties = Properties(PacketTypes.CONNECT)
         self._properties.SessionExpiryInterval = expiry_s
         self.connect()
@@ -52,6 +47,12 @@ class Mes:
     def connect(self) -> None:
         """Comes back to its session; returns when it is subscribed."""
         self._subscribed.clear()
+        # A new one each time: paho leaves its sockets behind when its thread is started twice.
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=mqtt.MQTTv5)
+        self._client.on_connect = self._connected
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = self._received
+        self._client.reconnect_delay_set(1, 1)
         self._client.connect(LOOPBACK, self._port, keepalive=10, clean_start=False, properties=self._properties)
         self._client.loop_start()
         if not self._subscribed.wait(20):
