@@ -122,6 +122,7 @@ class Daemon:
             recipes=recipes,
             landings=self.landings,
             recall=ledger,
+            standings=ledger.cameras,
             held=self.holds.active,
             quarantine=config.station.state_dir / "quarantine",
             board=board,

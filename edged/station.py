@@ -1,6 +1,6 @@
 """What the door shows of the station, and what presence tells the plant: `web.StationView` over the rooms' snapshots.
 
-Everything synchronous answers from memory; only the ledger's readers and the model actions wait.
+Everything synchronous answers from memory; only the ledger and the model actions wait.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Station:
-    """Reads snapshots; loading and unloading a model is the one thing it asks for."""
+    """Reads snapshots; it asks for models to be loaded and unloaded, and for cameras to pause and go on."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -82,6 +82,7 @@ class Station:
         daemon = self._daemon
         return (
             daemon.ledger.trouble()
+            or daemon.intake.paused(camera)
             or daemon.inference.reason(recipe)
             or next((hold.cause for hold in daemon.holds.snapshot() if (hold.camera, hold.recipe) == (camera, recipe)), None)
         )
@@ -171,6 +172,21 @@ class Station:
         if not entries and (unwanted := self._daemon.intake.unwanted(name)) is not None:
             entries.append(unwanted)
         return {"name": name, "entries": entries}
+
+    # --- cameras -------------------------------------------------------------------------------------------------------------
+    def camera_paused(self, name: str) -> str:
+        return self._daemon.intake.paused(name)
+
+    async def pause_camera(self, name: str, by: str) -> CameraFacts:
+        await self._daemon.intake.pause(name, by)
+        return self._one_camera(name)
+
+    async def resume_camera(self, name: str) -> CameraFacts:
+        await self._daemon.intake.resume(name)
+        return self._one_camera(name)
+
+    def _one_camera(self, name: str) -> CameraFacts:
+        return next(camera for camera in self.status()["cameras"] if camera["name"] == name)
 
     # --- models --------------------------------------------------------------------------------------------------------------
     def models(self) -> list[dict[str, Any]]:

@@ -57,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--faults", type=float, default=0.0, metavar="SHARE", help="share of truncated and corrupt files, 0..1")
     simulate.add_argument("--seed", type=int, default=1)
 
+    cameras = command("cameras", "cameras:cameras", "give a camera's past to its new name; pause it; let it go on")
+    _remote(cameras)
+    verbs = cameras.add_subparsers(dest="verb", required=True, metavar="VERB")
+    rename = verbs.add_parser("rename", help="what is recorded of camera OLD is NEW's from now on; the daemon must be stopped")
+    rename.add_argument("old", metavar="OLD", help="the name that the configuration no longer has")
+    rename.add_argument("new", metavar="NEW", help="the name that it has now")
+    for verb, about in (("pause", "judge nothing of a camera until it is resumed"), ("resume", "let a paused or held camera go on")):
+        verbs.add_parser(verb, help=about + "; asks the running daemon, with --token-file").add_argument("name", metavar="CAMERA")
+
     command("schema", "offline:schema", "print the JSON Schema of the result message")
     return top
 

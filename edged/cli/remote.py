@@ -77,7 +77,12 @@ def _line(row: Json) -> str:
     return f"{row['decided']}  {row['verdict']:6} {row['camera']:10} {row['name']:40} {row['reason']}"
 
 
-def _client(args: argparse.Namespace) -> Callable[[str], Json]:
+def act(args: argparse.Namespace, path: str) -> Json:
+    """POSTs to the running daemon, with the token that a change of its state needs."""
+    return _client(args, method="POST")(path)
+
+
+def _client(args: argparse.Namespace, *, method: str = "GET") -> Callable[[str], Json]:
     base = args.url or _address(args.config)
     headers = {"Accept": "application/json"}
     if args.token_file:
@@ -85,12 +90,13 @@ def _client(args: argparse.Namespace) -> Callable[[str], Json]:
 
     def get(path: str) -> Json:
         try:
-            with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=10) as answer:  # noqa: S310 - http(s)
+            with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers, method=method), timeout=10) as answer:  # noqa: S310 - http(s)
                 found: Json = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
             problem = json.load(error) if "json" in error.headers.get_content_type() else {"title": error.reason}
-            raise Unavailable("the daemon's answer", str(problem.get("detail") or problem.get("title"))) from None
+            said = str(problem.get("detail") or problem.get("title"))
+            raise Unavailable("the daemon's answer", said, str(problem.get("hint") or "")) from None
         except (OSError, ValueError) as error:
             cause = getattr(error, "reason", error)
             raise Unavailable(f"the daemon at {base}", str(cause), "See whether it runs: systemctl status edged.") from None

@@ -13,6 +13,7 @@ from edged.channel import Channel
 from edged.config import Camera, IdentityKind, Recipe
 from edged.intake.camera import CameraIntake, utc
 from edged.intake.completeness import check
+from edged.intake.gate import Gate, Standings, folder_text
 from edged.intake.identity import Parsed, explain, identify, template_problem
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
 from edged.intake.reference import is_reference, reference_candidates
@@ -52,6 +53,7 @@ class Intake:
         recipes: Mapping[str, Recipe],
         landings: Channel[Landing],
         recall: Recall,
+        standings: Standings,
         held: Callable[[str, str], bool],
         quarantine: Path,
         board: Board,
@@ -62,6 +64,7 @@ class Intake:
         stall_s: float = 5.0,
     ) -> None:
         self._landings = landings
+        watching = {camera.name: folder_text(camera) for camera in cameras}
         self._cameras = {
             camera.name: CameraIntake(
                 camera,
@@ -69,6 +72,7 @@ class Intake:
                 recipes=recipes,
                 landings=landings,
                 recall=recall,
+                gate=Gate(camera, watching, standings),
                 held=held,
                 quarantine=quarantine,
                 quarantine_bytes=quarantine_bytes,
@@ -100,6 +104,18 @@ class Intake:
     async def vanished(self, landing: Landing) -> None:
         """The file was gone when it should have been read: no result, but an event."""
         await self._cameras[landing.camera].vanished(landing)
+
+    async def pause(self, camera: str, by: str) -> None:
+        """The camera lists and sends nothing, also after a restart, until `resume`. LookupError: no such camera; Unavailable."""
+        await self._cameras[camera].pause(by)
+
+    async def resume(self, camera: str) -> None:
+        """Ends a pause, and the hold of a folder that is known under another camera's name. LookupError; Unavailable."""
+        await self._cameras[camera].resume()
+
+    def paused(self, camera: str) -> str:
+        """One sentence while the camera is paused, else ""."""
+        return self._cameras[camera].gate.why_closed
 
     def snapshot(self) -> tuple[CameraSnapshot, ...]:
         return tuple(snapshot(camera) for camera in self._cameras.values())

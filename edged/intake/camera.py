@@ -28,6 +28,7 @@ from edged.intake.disposal import Disposal
 from edged.intake.events import Events
 from edged.intake.examiner import Examiner
 from edged.intake.folder import Folder
+from edged.intake.gate import Gate
 from edged.intake.known import LISTED, stamp
 from edged.intake.outgoing import Outgoing
 from edged.intake.quarantine import Quarantine
@@ -54,6 +55,7 @@ class CameraIntake:
         recipes: Mapping[str, Recipe],
         landings: Channel[Landing],
         recall: Recall,
+        gate: Gate,
         held: Callable[[str, str], bool],
         quarantine: Path,
         quarantine_bytes: int,
@@ -63,10 +65,10 @@ class CameraIntake:
         stall_s: float,
     ) -> None:
         self.camera, self._recall, self._board, self.utcnow = camera, recall, board, utcnow
-        self._held = held
+        self._asked, self.gate = held, gate
         self.events = Events(announce)
         self.folder = Folder(camera, selection, FolderThread(camera.name, self._on_stall, stall_s))
-        self.outgoing = Outgoing(camera.name, landings, held)
+        self.outgoing = Outgoing(camera.name, landings, self._held)
         self.examiner = Examiner(self.folder, recipes, recall, self.outgoing, self.events.tell, utcnow)
         self.watches = Watches(self.folder, self._wake)
         self.tree = Tree(self.folder, self.watches, self.examiner, self._between)
@@ -138,6 +140,7 @@ class CameraIntake:
     async def _begin(self) -> None:
         """Before the first listing: the folder must be there, so that a share not mounted yet is not taken for an empty folder."""
         await self.folder.check()
+        await self.gate.enter(self.folder.mount.point if self.folder.mount else "")
         self.tree.list_all()
         first = await self._recall.first_start(self.camera.name, str(self.camera.folder))
         self.examiner.baselining |= first and self.camera.existing is Existing.BASELINE
@@ -184,6 +187,21 @@ class CameraIntake:
 
     def _wake(self) -> None:
         self._woken.set()
+
+    # --- paused and resumed
+
+    def _held(self, camera: str, recipe: str) -> bool:
+        return self.gate.pause is not None or self._asked(camera, recipe)
+
+    async def pause(self, by: str) -> None:
+        """Nothing is sent from now on. Raises Unavailable: the ledger is away, and nothing has changed."""
+        await self.gate.set_pause(by)
+        self._report()
+
+    async def resume(self) -> None:
+        await self.gate.lift(self.folder.mount.point if self.folder.mount else "")
+        self._report()
+        self._wake()
 
     # --- what becomes of landings
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 from edged.config import Camera, IdentityKind, WatchMode
 from edged.errors import Unavailable
 from edged.intake import looking
+from edged.intake.claim import Claim
 from edged.intake.known import Roll
 from edged.intake.looking import Glance, Listing, Place, Sight, Wanted
 from edged.intake.selection import Selection
@@ -44,6 +45,7 @@ class Folder:
         self.place: Place | None = None
         self.mount: Mount | None = None
         self.inotify_refused = ""
+        self._claim = Claim(self.what, str(camera.folder))
 
     @property
     def mode(self) -> WatchMode:
@@ -52,11 +54,19 @@ class Folder:
         return mode_for(self.mount, self.camera.mode) if self.mount else self.camera.mode
 
     async def check(self) -> bool:
-        """Is the folder there, and the same place as before? True when it is another (or the first). Raises Unavailable."""
+        """Is the folder there, and the same place as before? True when it is another (or the first).
+
+        Raises Unavailable; also while another instance of edged watches it.
+        """
         try:
             place, mount = await self.thread.call(self._inspect)
         except OSError as error:
+            self._claim.give_back()
             raise self.away(error) from None
+        except Unavailable:
+            self._claim.give_back()
+            raise
+        self._claim.take(place)
         changed = place != self.place
         self.place, self.mount = place, mount
         return changed

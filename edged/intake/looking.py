@@ -85,6 +85,24 @@ def glances(root: bytes, place: Place | None, directories: Sequence[bytes]) -> l
     return found
 
 
+def stats(root: bytes, place: Place | None, directory: bytes, names: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Size and mtime_ns of names in one directory; None where it is gone since, or unreadable: the next listing or look says which."""
+    found: list[tuple[int, int] | None] = []
+    with folder(root, place) as root_fd:
+        fd = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+        try:
+            for name in names:
+                try:
+                    facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except OSError:
+                    found.append(None)
+                else:
+                    found.append((facts.st_size, facts.st_mtime_ns))
+        finally:
+            os.close(fd)
+    return found
+
+
 Wanted = tuple[bytes, Stamp | None]
 """A path, and the stamp that makes its structure worth examining."""
 

@@ -25,6 +25,8 @@ def health(camera: CameraIntake) -> tuple[HealthStatus, str, str]:
         return HealthStatus.DOWN, f"{camera.camera.folder} does not answer", "Check the share and the network to it."
     if camera.away is not None:
         return HealthStatus.DOWN, camera.away.cause, camera.away.hint
+    if camera.gate.pause is not None:
+        return HealthStatus.DEGRADED, camera.gate.why_closed, camera.gate.hint
     if camera.examiner.misfits.unreadable:
         path, why = next(iter(camera.examiner.misfits.unreadable.items()))
         others = f", and {len(camera.examiner.misfits.unreadable) - 1} more" if len(camera.examiner.misfits.unreadable) > 1 else ""

@@ -23,7 +23,7 @@ import numpy as np
 from edged.config import WatchMode
 from edged.intake.folder import Folder
 from edged.intake.known import LISTED, KnownNames, Roll, stamp
-from edged.intake.looking import Glance, Listing, Place
+from edged.intake.looking import Glance, Listing, Place, stats
 from edged.intake.watches import Watches
 
 YOUNG_S = 3.0
@@ -193,17 +193,7 @@ class Tree:
 
 def _changed(folder: Folder, directory: Directory, names: Sequence[str], roll: Roll) -> list[str]:
     """Stat the known names of one piece; those whose size or mtime is not the known one. In the folder's thread."""
-    fd = os.open(folder.absolute(directory.path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        stamps: list[int] = []
-        for name in names:
-            try:
-                facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError:
-                stamps.append(LISTED)  # gone since, or unreadable: the next listing or look says which
-            else:
-                stamps.append(stamp(facts.st_size, facts.st_mtime_ns))
-        folder.thread.tick()
-    finally:
-        os.close(fd)
+    sizes = stats(folder.root, folder.place, directory.path, names)
+    folder.thread.tick()
+    stamps = [LISTED if each is None else stamp(*each) for each in sizes]
     return roll.changed(names, np.array(stamps, np.int64))

@@ -26,6 +26,7 @@ from edged.errors import LedgerCorrupt, Unavailable
 from edged.failpoints import reach
 from edged.ledger import read, recall
 from edged.ledger.audit import Audit
+from edged.ledger.cameras import Cameras
 from edged.ledger.connection import FILE
 from edged.ledger.identity import landing_hash
 from edged.ledger.known import KnownKeys
@@ -52,7 +53,7 @@ INLINE: Final = 512
 
 
 class Ledger:
-    """Made by `open`. `epoch` belongs to the file; `outbox` is the publisher's door, `audit` tells who changed what."""
+    """Made by `open`. `epoch` belongs to the file. Doors: `outbox` the publisher's, `cameras` intake's second, `audit` who changed what."""
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class Ledger:
         self._figures = read.Figures()
         self.epoch = ""
         self.audit = Audit(self._writer, self._readers, self._recorder, wall)
+        self.cameras = Cameras(self._writer, self._readers, wall)
         self.outbox = Outbox(self._writer, self._readers, self._recorder, monotonic=monotonic, wall=wall)
 
     @classmethod

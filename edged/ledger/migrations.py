@@ -30,7 +30,22 @@ def audit(connection: sqlite3.Connection) -> None:
     )
 
 
-ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {"first_tables": first_tables, "audit": audit}
+def camera_folders(connection: sqlite3.Connection) -> None:
+    """Which cameras have watched which folders, who paused a camera, and under which camera's name a landing got its id."""
+    connection.execute(
+        "CREATE TABLE watched (folder TEXT, camera TEXT, mount TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (folder, camera)) "
+        "WITHOUT ROWID"
+    )
+    connection.execute("INSERT INTO watched SELECT folder, name, '', first_seen FROM camera")
+    connection.execute("CREATE TABLE pause (camera TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID")
+    connection.execute("ALTER TABLE landing ADD COLUMN born TEXT")  # NULL: the camera's present name
+
+
+ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
+    "first_tables": first_tables,
+    "audit": audit,
+    "camera_folders": camera_folders,
+}
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 
 

@@ -31,6 +31,8 @@ COARSER_AFTER: Final = 1000
 TABLES: Final = {
     "topic": "topic",
     "camera": None,
+    "watched": None,
+    "pause": None,
     "landing": "landing",
     "message": "message",
     "result": "message",

@@ -184,8 +184,8 @@ class Recorder:
     def _twin(self, connection: sqlite3.Connection, sha256: bytes, page: PageResult) -> str | None:
         """The id of the same page of the first landing with this content."""
         first = connection.execute(
-            "SELECT camera, path, size, mtime_ns FROM landing WHERE content = ? AND sha256 = ? AND how = 'judged' AND pages > ? "
-            "ORDER BY landing LIMIT 1",
+            "SELECT coalesce(born, camera), path, size, mtime_ns FROM landing "
+            "WHERE content = ? AND sha256 = ? AND how = 'judged' AND pages > ? ORDER BY landing LIMIT 1",
             (content_hash(sha256), sha256, page.image.page),
         ).fetchone()
         if first is None:

@@ -7,6 +7,7 @@ Wall-clock times are aware UTC datetimes; durations come from a monotonic clock.
 
 from __future__ import annotations
 
+from edged.nouns.camera import Pause, Standing
 from edged.nouns.health import Board, HealthItem, HealthStatus
 from edged.nouns.image import Geometry, ImageFacts, InputPlan, PagePart, Quality, Tensor
 from edged.nouns.landing import Die, Frame, Identity, Landing, Material
@@ -39,9 +40,11 @@ __all__ = [
     "OutboxRow",
     "PagePart",
     "PageResult",
+    "Pause",
     "Quality",
     "Recorded",
     "Recording",
+    "Standing",
     "Tensor",
     "Verdict",
     "VerdictKind",

@@ -8,6 +8,7 @@ from edged.config import Http
 from edged.web.acting import Acting
 from edged.web.api import Api
 from edged.web.auth import Tokens
+from edged.web.cameras import CameraActions
 from edged.web.fence import BODY_BYTES, Names, check_caller, check_names, check_query, deliver, read_body
 from edged.web.page import Page
 from edged.web.probes import Probes
@@ -17,7 +18,8 @@ from edged.web.views import StationView
 
 def routes(view: StationView) -> tuple[Route, ...]:
     """The whole table."""
-    return (*Page(view).routes(), *Probes(view).routes(), *Api(view).routes(), *Acting(view.actions).routes())
+    pages, reading = (*Page(view).routes(), *Probes(view).routes()), Api(view).routes()
+    return (*pages, *reading, *Acting(view.actions).routes(), *CameraActions(view).routes())
 
 
 def application(config: Http, view: StationView, tokens: Tokens) -> web.Application:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from edged.channel import Channel, ChannelClosed
 from edged.config import Camera, Recipe
 from edged.errors import Unavailable
 from edged.intake import Intake
-from edged.nouns import HealthStatus, Landing, Recorded, Recording, VerdictKind
+from edged.nouns import HealthStatus, Landing, Pause, Recorded, Recording, Standing, VerdictKind
 
 
 class Memory:
@@ -29,6 +30,9 @@ class Memory:
         self.vanishings: list[bytes] = []
         self.pending: dict[str, list[tuple[bytes, int, int, str, str, str, str]]] = {}
         self.disposals: list[tuple[bytes, str, str | None]] = []
+        self.known_as: dict[str, str] = {}
+        self.mounts: dict[str, str] = {}
+        self.pauses: dict[str, Pause] = {}
         self.away = False
         self.asked = 0
 
@@ -40,6 +44,23 @@ class Memory:
         self._here()
         self.asked += len(seen)
         return {index for index, (path, size, mtime) in enumerate(seen) if self.recorded.get((camera, path)) == (size, mtime)}
+
+    async def standing(self, camera: str, watching: Mapping[str, str]) -> Standing:
+        self._here()
+        return Standing(self.known_as.get(camera), self.mounts.get(camera, ""), self.pauses.get(camera))
+
+    async def let_in(self, camera: str, folder: str, mount: str) -> None:
+        self._here()
+        self.known_as.pop(camera, None)
+        self.mounts[camera] = mount
+
+    async def pause(self, camera: str, by: str) -> Pause:
+        self._here()
+        return self.pauses.setdefault(camera, Pause(by, datetime.now(UTC)))
+
+    async def resume(self, camera: str) -> None:
+        self._here()
+        self.pauses.pop(camera, None)
 
     async def first_start(self, camera: str, folder: str) -> bool:
         self._here()
@@ -96,6 +117,7 @@ class Station:
             recipes=recipes or {"r": Recipe(name="r", models=("m",))},
             landings=self.channel,
             recall=self.memory,
+            standings=self.memory,
             held=lambda camera, recipe: (camera, recipe) in self.held,
             quarantine=self.quarantine,
             board=self.health,

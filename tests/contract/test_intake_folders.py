@@ -238,3 +238,15 @@ async def test_a_share_whose_directory_mtime_stands_still_is_listed_at_every_pol
             await station.judge(await station.landing())
             if number:
                 assert time.monotonic() - began < 0.9
+
+
+async def test_a_folder_behind_a_symbolic_link_survives_its_reconcile_passes(tmp_path: Path) -> None:
+    folder, link = tmp_path / "drop", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    async with Station(tmp_path, [camera(link, mode="poll", reconcile_s=0.3)]).running() as station:
+        drop(folder, "a.png", picture(1))
+        await station.judge(await station.landing())
+        await station.until(lambda: station.intake.snapshot()[0].reconcile_took_s > 0)
+        await asyncio.sleep(0.5)
+        assert station.health.items["folder:cam"][0] is HealthStatus.OK

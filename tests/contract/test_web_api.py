@@ -190,7 +190,7 @@ async def test_a_ledger_that_is_away_is_told_with_retry_after() -> None:
 
 def test_every_write_in_the_route_table_needs_a_role_that_may_write() -> None:
     table = routes(FakeStation())
-    assert {route.name for route in table if route.writes} == {"load_model", "unload_model"}
+    assert {route.name for route in table if route.writes} == {"load_model", "unload_model", "pause_camera", "resume_camera"}
     assert all(route.role is not None and route.role >= Role.OPERATOR for route in table if route.writes)
     assert [route.path for route in table if route.role is None] == ["/livez"]
 
@@ -200,3 +200,23 @@ async def test_the_server_serves_exactly_the_route_table() -> None:
     app = application(Http(), station, Tokens(None))
     served = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource and route.method != "HEAD"}
     assert served == {(route.method, route.path) for route in routes(station)}
+
+
+async def test_an_operator_pauses_and_resumes_a_camera_and_the_audit_says_who(tokens_file: Path) -> None:
+    station = FakeStation()
+    async with opened(station, tokens_file=tokens_file) as url:
+        refused, body, _ = await ask(url + "api/v1/cameras/cam1/pause", "POST")
+        assert (refused, station.paused) == (401, {})
+        status, body, _ = await ask(url + "api/v1/cameras/cam1/pause", "POST", headers=bearing(TOKEN))
+        assert (status, body["held"]) == (200, "paused by shift-2")
+        status, body, _ = await ask(url + "api/v1/cameras/cam1/resume", "POST", headers=bearing(TOKEN))
+        assert (status, body["held"]) == (200, None)
+        status, body, _ = await ask(url + "api/v1/cameras/cam9/pause", "POST", headers=bearing(TOKEN))
+        assert status == 404
+        assert_problem(body, 404)
+    changes = [(c.who, c.what, c.target, c.before, c.after) for c in station.actions.changes]
+    paused = {"paused": "paused by shift-2"}
+    assert changes == [
+        ("shift-2", "cameras.pause", "cam1", {"paused": None}, paused),
+        ("shift-2", "cameras.resume", "cam1", paused, {"paused": None}),
+    ]

@@ -68,6 +68,7 @@ class FakeStation:
         self.beat_s = 0.2
         self.actions = FakeActions()
         self.asked: list[tuple[str, Any]] = []
+        self.paused: dict[str, str] = {}
         self.raises: BaseException | None = None
 
     def status(self) -> dict[str, Any]:
@@ -155,6 +156,21 @@ class FakeStation:
         self._check()
         self.asked.append(("unload", name))
         return {"name": name, "state": "unloaded"}
+
+    def camera_paused(self, name):
+        if name not in ("cam1", "cam2"):
+            raise LookupError(name)
+        return self.paused.get(name, "")
+
+    async def pause_camera(self, name, by):
+        self._check()
+        self.paused[name] = f"paused by {by}"
+        return {"name": name, "held": self.paused[name]}
+
+    async def resume_camera(self, name):
+        self._check()
+        self.paused.pop(name, None)
+        return {"name": name, "held": None}
 
 
 @asynccontextmanager
