@@ -1,16 +1,17 @@
-"""A bounded channel between two stages.
+"""Bounded channels between two stages.
 
 Invariants
 - At most `capacity` items wait; a full channel blocks its sender (the sender suffers, nothing is dropped).
 - `close()` never blocks. Items sent before it are still received; then every receiver's loop ends.
 - A send on a closed channel raises `ChannelClosed`.
+- Of several lanes a full one blocks its own senders only.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -64,3 +65,21 @@ class Channel(Generic[T]):
                 yield await self.receive()
             except ChannelClosed:
                 return
+
+
+class Lanes(Generic[T]):
+    """One channel for each name; `lane_of` says which one an item takes (KeyError if there is none of that name)."""
+
+    def __init__(self, names: Iterable[str], lane_of: Callable[[T], str], capacity: int) -> None:
+        self.lanes: Mapping[str, Channel[T]] = {name: Channel(capacity) for name in names}
+        self._lane_of = lane_of
+
+    def __len__(self) -> int:
+        return sum(map(len, self.lanes.values()))
+
+    async def send(self, item: T) -> None:
+        await self.lanes[self._lane_of(item)].send(item)
+
+    async def close(self) -> None:
+        for lane in self.lanes.values():
+            await lane.close()

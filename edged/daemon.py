@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from edged import __version__
-from edged.channel import Channel
+from edged.channel import Lanes
 from edged.clock import ClockWatch
 from edged.config import Config
 from edged.errors import ModelMismatch, Unavailable
@@ -48,7 +48,7 @@ log = structlog.get_logger("edged.daemon")
 
 GRACE_S = 10.0
 LANDINGS = 128
-"""How many landings may wait for a worker: enough that a scan and the decoders do not wait for each other."""
+"""How many landings of a recipe may wait for a worker: enough that a scan and the decoders do not wait for each other."""
 STALL_S = 60.0
 """With images under way and none finished for this long, the watchdog is no longer fed."""
 
@@ -116,7 +116,7 @@ class Daemon:
         self.inference, self.decoders = inference, decoders
         recipes = {recipe.name: recipe for recipe in config.recipe}
         self.holds = Holds(lambda recipe: ledger.trouble() is None and inference.ready(recipe))
-        self.landings: Channel[Landing] = Channel(LANDINGS)
+        self.landings: Lanes[Landing] = Lanes(recipes, lambda landing: landing.recipe, LANDINGS)
         self.intake = Intake(
             cameras=config.camera,
             recipes=recipes,

@@ -1,6 +1,6 @@
 """The journey of one image, top to bottom.
 
-    drop folder                  bounded channel, ring slots                           SQLite            broker
+    drop folder           a bounded channel a recipe, ring slots                       SQLite            broker
     [intake] --Landing--> [vision] --Tensor--> [inference] --Outputs--> [verdict] --> [ledger] ==> [plant] --PUBACK
        ^ a full channel, or a ring without a free slot, blocks its sender; at the far end the images simply wait in the folder
 
@@ -10,7 +10,8 @@ Invariants
 - One direction, no way back: a landing that cannot go on is put back, which means that it waits in its folder and is looked at again.
 - Nothing here is durable. Until `ledger.record` has returned, a crash costs nothing but work: the folder is listed again.
 - Intake hears `done` only after the commit: no file is moved or deleted before its verdict is on disk.
-- A peer that is away holds its (camera, recipe) only; the others go on.
+- A peer that is away holds its (camera, recipe) only; the others go on. Every recipe has a channel and workers of its own: one whose
+  model is slow, or hangs until its deadline, takes none of the others'.
 - The write of an outcome is shielded from cancellation.
 """
 
@@ -21,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from edged.channel import Channel
+from edged.channel import Channel, Lanes
 from edged.errors import ModelMismatch, Unavailable
 from edged.failpoints import reach
 from edged.holds import Holds
@@ -52,12 +53,12 @@ class Metrics(Protocol):
 
 
 class Pipeline:
-    """Takes landings from the channel until it closes; `workers` images are under way at once."""
+    """Takes landings from the channels until they close; `workers` images of each recipe are under way at once."""
 
     def __init__(
         self,
         *,
-        landings: Channel[Landing],
+        landings: Lanes[Landing],
         journey: Journey,
         intake: Intake,
         ledger: Ledger,
@@ -72,13 +73,14 @@ class Pipeline:
         self.advanced = monotonic()
 
     async def run(self) -> None:
-        """Ends when the channel is closed and everything taken from it is recorded or put back."""
+        """Ends when the channels are closed and everything taken from them is recorded or put back."""
         async with asyncio.TaskGroup() as group:
-            for number in range(self._workers):
-                group.create_task(self._work(), name=f"journey-{number}")
+            for recipe, landings in self._landings.lanes.items():
+                for number in range(self._workers):
+                    group.create_task(self._work(landings), name=f"journey-{recipe}-{number}")
 
-    async def _work(self) -> None:
-        async for landing in self._landings:
+    async def _work(self, landings: Channel[Landing]) -> None:
+        async for landing in landings:
             if self.in_flight == 0:
                 self.advanced = self._monotonic()  # an idle pipeline does not stand still
             self.in_flight += 1

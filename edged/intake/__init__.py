@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edged.channel import Channel
 from edged.config import Camera, IdentityKind, Recipe
 from edged.intake.camera import CameraIntake, utc
 from edged.intake.completeness import check
 from edged.intake.gate import Gate, Standings, folder_text
 from edged.intake.identity import Parsed, explain, identify, template_problem
+from edged.intake.outgoing import Landings
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
 from edged.intake.reference import is_reference, reference_candidates
 from edged.intake.report import snapshot, unwanted, whereabouts
@@ -51,7 +51,7 @@ class Intake:
         self,
         cameras: Sequence[Camera],
         recipes: Mapping[str, Recipe],
-        landings: Channel[Landing],
+        landings: Landings,
         recall: Recall,
         standings: Standings,
         held: Callable[[str, str], bool],

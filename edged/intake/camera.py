@@ -20,7 +20,6 @@ from pathlib import Path
 
 import structlog
 
-from edged.channel import Channel
 from edged.config import Camera, Existing, Recipe
 from edged.errors import Unavailable
 from edged.intake.aftermath import Aftermath
@@ -30,7 +29,7 @@ from edged.intake.examiner import Examiner
 from edged.intake.folder import Folder
 from edged.intake.gate import Gate
 from edged.intake.known import LISTED, stamp
-from edged.intake.outgoing import Outgoing
+from edged.intake.outgoing import Landings, Outgoing
 from edged.intake.quarantine import Quarantine
 from edged.intake.recall import Announce, Recall
 from edged.intake.report import health
@@ -53,7 +52,7 @@ class CameraIntake:
         selection: Selection,
         *,
         recipes: Mapping[str, Recipe],
-        landings: Channel[Landing],
+        landings: Landings,
         recall: Recall,
         gate: Gate,
         held: Callable[[str, str], bool],

@@ -3,18 +3,17 @@
 Invariants
 - A landing is sent once and is in flight until `finish` or `put_back`; its path is in `flights` for exactly that time.
 - A held recipe delays its own landings only; beyond `MAX_READY` of them only their paths are kept, and they are looked at afresh later.
-- A full channel blocks the sending task and nothing else of the camera.
+- A full channel blocks the task that sends this recipe's landings, and nothing else of the camera.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
+from typing import Protocol
 
-from edged.channel import Channel
 from edged.failpoints import reach
 from edged.intake.candidates import Flight
 from edged.nouns import Landing
@@ -26,17 +25,26 @@ Parked = tuple[bytes, datetime]
 """A path and when the file was first seen."""
 
 
+class Landings(Protocol):
+    """The way to those who judge; `send` waits for room, a recipe's landings for their own."""
+
+    async def send(self, item: Landing) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Outgoing:
     """`held(camera, recipe)` says whether a recipe's images must wait.
 
     `leaving`: paths that we are moving or deleting, and whether something was seen to happen to them meanwhile.
     """
 
-    def __init__(self, camera: str, landings: Channel[Landing], held: Callable[[str, str], bool]) -> None:
+    def __init__(self, camera: str, landings: Landings, held: Callable[[str, str], bool]) -> None:
         self._camera, self._landings, self._held = camera, landings, held
         self._ready: dict[str, deque[bytes]] = {}
         self._parked: dict[str, deque[Parked]] = {}
-        self._event = asyncio.Event()
+        self._events: dict[str, asyncio.Event] = {}
+        self._new_recipe = asyncio.Event()
         self.flights: dict[bytes, Flight] = {}
         self.leaving: dict[bytes, bool] = {}
         self.sent = 0
@@ -51,14 +59,20 @@ class Outgoing:
 
     def add(self, landing: Landing) -> bool:
         """False when it was only parked: so many landings of this recipe wait that this one must be looked at again later."""
-        queue = self._ready.setdefault(landing.recipe, deque())
+        queue = self._queue(landing.recipe)
         if len(queue) >= MAX_READY and self._held(self._camera, landing.recipe):
             self.park(landing)
             return False
         self.flights[landing.path] = Flight(landing)
         queue.append(landing.path)
-        self._event.set()
+        self._events[landing.recipe].set()
         return True
+
+    def _queue(self, recipe: str) -> deque[bytes]:
+        if recipe not in self._ready:
+            self._ready[recipe], self._events[recipe] = deque(), asyncio.Event()
+            self._new_recipe.set()
+        return self._ready[recipe]
 
     def park(self, landing: Landing) -> None:
         self._parked.setdefault(landing.recipe, deque()).append((landing.path, landing.detected))
@@ -81,21 +95,25 @@ class Outgoing:
 
     async def run(self) -> None:
         """Sends what is ready until cancelled."""
-        while True:
-            self._event.clear()
-            path = self._next()
-            if path is None:
-                # What is held is asked about again soon; with nothing ready only an event can change that.
-                timeout = HOLD_TICK_S if self.ready else None
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._event.wait(), timeout)
-                continue
-            await self._landings.send(self.flights[path].landing)
-            self.sent += 1
-            reach("intake.sent", path)
+        senders: set[str] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._new_recipe.clear()
+                for recipe in self._ready.keys() - senders:
+                    senders.add(recipe)
+                    group.create_task(self._send(recipe), name=f"send-{self._camera}-{recipe}")
+                await self._new_recipe.wait()
 
-    def _next(self) -> bytes | None:
-        for recipe, queue in self._ready.items():
-            if queue and not self._held(self._camera, recipe):
-                return queue.popleft()
-        return None
+    async def _send(self, recipe: str) -> None:
+        ready, event = self._ready[recipe], self._events[recipe]
+        while True:
+            event.clear()
+            if not ready:
+                await event.wait()
+            elif self._held(self._camera, recipe):
+                await asyncio.sleep(HOLD_TICK_S)  # only asking tells that a hold has ended
+            else:
+                path = ready.popleft()
+                await self._landings.send(self.flights[path].landing)
+                self.sent += 1
+                reach("intake.sent", path)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edged.backoff import Backoff
-from edged.channel import Channel, ChannelClosed
+from edged.channel import Channel, ChannelClosed, Lanes
 from edged.config import Combine, Recipe, Reference
 from edged.errors import EdgedError, ModelMismatch, ModelOutputInvalid, Unavailable
 from edged.holds import Holds
@@ -160,7 +160,7 @@ class Rig:
         self.now = 100.0
         recipes = [Recipe(name=name, models=tuple(f"m{i}" for i in range(models)), combine=combine) for name in ("r", "q")]
         self.holds = Holds(lambda _: True, backoff=Backoff(1.0, 8.0), monotonic=lambda: self.now, sample=lambda: 0.0)
-        self.landings: Channel[Landing] = Channel(8)
+        self.landings: Lanes[Landing] = Lanes(("r", "q"), lambda landing: landing.recipe, 8)
         self.judged: list[int] = []
         journey = Journey(
             recipes=recipes,
@@ -375,6 +375,33 @@ async def test_a_full_channel_blocks_its_sender_until_something_is_received() ->
     assert [item async for item in channel] == [2]
     with pytest.raises(ChannelClosed):
         await channel.send(3)
+
+
+async def test_a_recipe_whose_model_does_not_answer_takes_neither_the_channel_nor_the_workers_of_another() -> None:
+    rig = Rig()
+    never = asyncio.Event()
+
+    async def infer(recipe: str, model: int, tensors: Sequence[Tensor], answer: Any = rig.inference.infer) -> ModelOutputs:
+        if recipe == "r":
+            await never.wait()
+        return await answer(recipe, model, tensors)
+
+    rig.inference.infer = infer  # type: ignore[method-assign]
+
+    async def flood() -> None:
+        for n in range(20):
+            await rig.landings.send(landing(f"{n}.png"))
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(rig.pipeline.run()), group.create_task(flood())]
+        await asyncio.sleep(0.01)
+        assert not tasks[1].done()
+        await rig.landings.send(landing("other.png", recipe="q"))
+        while "done other.png" not in rig.events:
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+    assert rig.events == ["committed other.png", "done other.png"]
 
 
 def test_delays_grow_to_their_cap_and_never_below_half_of_it() -> None:
