@@ -117,8 +117,10 @@ class CameraIntake:
             await asyncio.sleep(0)  # the loop's other tasks get their turn
             return
         wait_s = min(self._next_poll, self.examiner.next_due()) - time.monotonic()
+        # Not wait_for: in Python 3.11 it forgets a cancellation that comes together with the event, and the end would wait for ever.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), max(wait_s, 0.001))
+            async with asyncio.timeout(max(wait_s, 0.001)):
+                await self._woken.wait()
 
     async def _poll(self) -> None:
         began = time.monotonic()
