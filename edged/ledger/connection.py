@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -36,6 +37,15 @@ _DISK = {
     sqlite3.SQLITE_PROTOCOL: ("its lock file misbehaves", "See that the state directory lies on a local disk."),
 }
 
+_PERMIT: Final = "Let the daemon's user write the state directory."
+_OPENING = {
+    errno.EROFS: "See why the disk is read-only (dmesg), and mount it writable; images wait in their folders.",
+    errno.ENOSPC: "Free space on the state directory's disk; nothing else needs to be done.",
+    errno.EDQUOT: "Raise the quota of the daemon's user, or free some of it; nothing else needs to be done.",
+    errno.EIO: "Look at the disk (dmesg, smartctl); images wait in their folders.",
+    errno.EMFILE: "Raise LimitNOFILE in the daemon's unit.",
+}
+
 
 def check(path: Path) -> None:
     """LedgerCorrupt with the file and its log left as they are: a connection that may write would already mix them."""
@@ -60,7 +70,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise Unavailable("the ledger", error.strerror or str(error), "Let the daemon's user write the state directory.") from None
+        raise Unavailable("the ledger", error.strerror or str(error), _OPENING.get(error.errno or 0, _PERMIT)) from None
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=256)
     try:
         if path.stat().st_size == 0:

@@ -43,11 +43,22 @@ class Readers:
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        seen = self._seen()
+        if connection is not None and seen != self._local.seen:
+            self._drop()  # the disk was mounted anew beneath us: what is open is the old one's file, where nothing changes any more
+            connection = None
         if connection is None:
             connection = open_reader(self._path)
-            self._local.connection = connection
+            self._local.connection, self._local.seen = connection, seen
             self._opened.append(connection)
         return connection
+
+    def _seen(self) -> tuple[int, int] | None:
+        try:
+            facts = self._path.stat()
+        except OSError:
+            return None  # opening it says why
+        return facts.st_dev, facts.st_ino
 
     def _drop(self) -> None:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)

@@ -47,7 +47,10 @@ class Disk:
                     file.truncate(self._size_mb * 1024**2)
                 inodes = ["-N", str(self._inodes)] if self._inodes else []
                 self._run("mkfs.ext4", "-q", "-m", "0", *inodes, str(self.image))
-            self._run("mount", "-o", "loop", str(self.image), str(self.folder))
+            # A device of its own each time: mount alone takes the one that an older mount still holds, and its errors with it.
+            device = self._run("losetup", "--find", "--show", str(self.image))
+            self._run("mount", "-o", "errors=remount-ro", device, str(self.folder))
+            self._run("losetup", "--detach", device)  # once it is unmounted
         self.others.mkdir(exist_ok=True)
 
     def unmount(self) -> None:
@@ -94,6 +97,15 @@ class Disk:
     def thaw(self) -> None:
         subprocess.run(["fsfreeze", "-u", str(self.folder)], capture_output=True, check=False)
 
+    def make_read_only(self) -> None:
+        """As the kernel does when it finds an error: at once, whoever has files open. Only mounting anew ends it."""
+        Path("/sys/fs/ext4", self.device(), "trigger_fs_error").write_text("a test")
+
+    def mount_anew(self) -> None:
+        """Beneath whoever still has files of the old mount open, as after umount -l."""
+        subprocess.run(["umount", "-l", str(self.folder)], check=True)
+        self.mount()
+
     def let_go(self) -> bool:
         said = (
             subprocess.run(["losetup", "-j", str(self.image)], capture_output=True, text=True, check=True) if self.kind != "tmpfs" else None
@@ -106,10 +118,11 @@ class Disk:
         return said.stdout.strip().removeprefix("/dev/")
 
     @staticmethod
-    def _run(*command: str) -> None:
+    def _run(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout.strip()
 
 
 def answers_quickly(station: Station) -> None:
