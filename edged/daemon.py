@@ -47,6 +47,7 @@ from edged.web import Door
 log = structlog.get_logger("edged.daemon")
 
 GRACE_S = 10.0
+OPEN_AGAIN_S = 2.0
 LANDINGS = 128
 """How many landings of a recipe may wait for a worker: enough that a scan and the decoders do not wait for each other."""
 STALL_S = 60.0
@@ -60,11 +61,35 @@ async def run(config: Config, file: Path) -> int:
     board = HealthBoard(needs=("ledger", "triton", *(f"folder:{camera.name}" for camera in config.camera)))
     failed = _on_callback_errors()
     async with AsyncExitStack() as stack:
-        daemon = await Daemon.open(config, board, stack)
-        log.info("daemon.started", version=__version__, config=str(file), pid=os.getpid())
-        await daemon.serve(stop, failed)
+        daemon = await _opened(config, board, stack, stop)
+        if daemon is not None:
+            log.info("daemon.started", version=__version__, config=str(file), pid=os.getpid())
+            await daemon.serve(stop, failed)
     log.info("daemon.stopped")
     return 0
+
+
+async def _opened(config: Config, board: HealthBoard, stack: AsyncExitStack, stop: asyncio.Event) -> Daemon | None:
+    """A disk that is full or read-only at the start is waited for: else systemd would start us in circles. None: `stop` came."""
+    told, notifier = "", Notifier()
+    while not stop.is_set():
+        async with AsyncExitStack() as attempt:
+            try:
+                daemon = await Daemon.open(config, board, attempt)
+            except Unavailable as error:
+                if error.lasting:
+                    raise
+                if told != error.cause:
+                    log.warning("daemon.waits", what=error.what, cause=error.cause, hint=error.hint)
+                    told = error.cause
+            else:
+                stack.push_async_callback(attempt.pop_all().aclose)
+                return daemon
+        notifier.extend_timeout(10 * OPEN_AGAIN_S)
+        notifier.status(f"waits for {told}")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), OPEN_AGAIN_S)
+    return None
 
 
 async def _wait(failed: asyncio.Future[None]) -> None:

@@ -47,13 +47,17 @@ class FrameRejected(EdgedError):  # noqa: N818 - a rejected frame is an outcome,
 
 
 class Unavailable(EdgedError):  # noqa: N818 - it names a state of the peer
-    """A peer (Triton, broker, share, disk) is away and will be back. Reaction: hold, back off, say so in health."""
+    """A peer (Triton, broker, share, disk) is away and will be back. Reaction: hold, back off, say so in health.
 
-    def __init__(self, what: str, cause: str, hint: str = "") -> None:
+    `lasting`: not by itself (another edged has it, a newer one wrote it, permission is missing); at a start this ends the process.
+    """
+
+    def __init__(self, what: str, cause: str, hint: str = "", *, lasting: bool = False) -> None:
         super().__init__(f"{what} is unavailable: {cause}")
         self.what = what
         self.cause = cause
         self.hint = hint
+        self.lasting = lasting
 
 
 class ModelMismatch(EdgedError):  # noqa: N818 - it names what was found

@@ -10,6 +10,7 @@ from typing import Final
 
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.migrations import migrate
+from edged.ledger.place import PASSING
 
 FILE: Final = "ledger.db"
 QUICK_CHECK_BYTES: Final = 64 * 1024**2
@@ -70,7 +71,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise Unavailable("the ledger", error.strerror or str(error), _OPENING.get(error.errno or 0, _PERMIT)) from None
+        raise Unavailable(
+            "the ledger", error.strerror or str(error), _OPENING.get(error.errno or 0, _PERMIT), lasting=error.errno not in PASSING
+        ) from None
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=256)
     try:
         if path.stat().st_size == 0:

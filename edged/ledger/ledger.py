@@ -31,7 +31,7 @@ from edged.ledger.connection import FILE
 from edged.ledger.identity import landing_hash
 from edged.ledger.known import KnownKeys
 from edged.ledger.outbox import Outbox
-from edged.ledger.place import lock, prepare
+from edged.ledger.place import lock, locked_still, prepare
 from edged.ledger.reading import Readers
 from edged.ledger.rebuild import ready
 from edged.ledger.record import Recorder
@@ -76,6 +76,7 @@ class Ledger:
         )
         self._readers = Readers(path)
         self._recorder = Recorder(source, composer, wall=wall)
+        self._lock = -1
         self._age: AgeClock
         self._retention: Retention
         self._vanishing = Vanishing(self._writer, wall)
@@ -99,19 +100,25 @@ class Ledger:
         descriptor = lock(state_dir)
         try:
             ledger = cls(state_dir, config, composer, board, source=source, **clocks)
-            await ledger._start()
+            ledger._lock = descriptor
             try:
+                await ledger._start()
                 yield ledger
             finally:
                 await asyncio.shield(ledger._close())
+                descriptor = ledger._lock
         finally:
             os.close(descriptor)
 
     async def _start(self) -> None:
-        facts = await asyncio.to_thread(ready, self._path, self._announce_first)
+        try:
+            facts = await asyncio.to_thread(ready, self._path, self._announce_first)
+            self._writer.start(self._first_look)
+        except Unavailable as error:
+            self._space.refused(error)  # at the next try there is the ballast's room
+            raise
         if facts is not None:
             log.warning("ledger.set_aside", **facts)
-        self._writer.start(self._first_look)
         # A rejected image may lie here for years: 8 bytes each are read, nothing else.
         sql = "SELECT key FROM landing WHERE gone IS NULL"
         self._vanishing.known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
@@ -134,7 +141,8 @@ class Ledger:
     async def _close(self) -> None:
         # The writer goes last: only it may write the log back into the file.
         await self._readers.close()
-        await self._writer.close(self._age.save)
+        if self._writer.running:
+            await self._writer.close(self._age.save)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps the figures fresh and an eye on the disk until `stop`. LedgerCorrupt, whoever has found the damage: the next start
@@ -164,6 +172,7 @@ class Ledger:
             await asyncio.sleep(max(FIGURES_S, FIGURES_SHARE * (self._monotonic() - began)))
 
     def _tick(self, connection: sqlite3.Connection) -> None:
+        self._lock = locked_still(self._path.parent, self._lock)
         self._retention.tick(connection)
 
     def _committed(self) -> None:

@@ -57,6 +57,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             f"the ledger {path}",
             f"a newer edged has changed it ({', '.join(newer)})",
             "Start the newer edged again, or restore the ledger's backup from before the upgrade.",
+            lasting=True,
         )
     if len(done) == len(ALL):
         return
