@@ -27,6 +27,7 @@ class FolderThread:
 
     def __init__(self, name: str, on_stall: Callable[[float | None], None], stall_s: float = 5.0) -> None:
         self._name, self._on_stall, self._stall_s = name, on_stall, stall_s
+        self._look_s = stall_s / 5  # a call begins a little after it was asked for: one look at its end would come too early
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._beat = 0.0
@@ -39,7 +40,7 @@ class FolderThread:
     async def call(self, work: Callable[[], T]) -> T:
         """Run `work` in the thread and return its result; waits out a stall."""
         job = self._submit(work)
-        while not (await asyncio.wait({job}, timeout=self._stall_s))[0]:
+        while not (await asyncio.wait({job}, timeout=self._look_s))[0]:
             self._look_for_stall()
         self._stalled(None)
         return job.result()
@@ -49,7 +50,7 @@ class FolderThread:
         if self.stalled_since is not None:
             raise self._away()
         job = self._submit(work)
-        while not (await asyncio.wait({job}, timeout=self._stall_s))[0]:
+        while not (await asyncio.wait({job}, timeout=self._look_s))[0]:
             if self._look_for_stall():
                 job.add_done_callback(_forget)
                 raise self._away()
