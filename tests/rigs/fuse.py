@@ -1,4 +1,4 @@
-"""A share without a network: bindfs over a folder. It hangs when its process is stopped, and inotify hears nothing of what is written behind.
+"""A share without a network: bindfs over a folder. It hangs when its process is stopped; inotify hears nothing of what is written behind.
 
 Fixture
 - `make_fuse`: `make_fuse() -> Fuse`, mounted; needs root and bindfs, else the test is skipped with its reason.
