@@ -34,6 +34,8 @@ from edged.ledger import Ledger
 from edged.nouns import Landing
 from edged.pipeline import Pipeline
 from edged.plant import Messages, Plant
+from edged.plant.told import identity_of
+from edged.rejudging import Rejudging
 from edged.station import Station
 from edged.verdict import gate, golden_defects, judge
 from edged.vision.decoders import Decoders
@@ -153,6 +155,15 @@ class Daemon:
             board=board,
             announce=ledger.announce,
         )
+        self.rejudging = Rejudging(
+            rejudgements=ledger.rejudgements,
+            finder=self.intake,
+            landings=self.landings,
+            held=self.holds.active,
+            cameras=config.camera,
+            recipes=tuple(recipes),
+            told=identity_of,
+        )
         journey = Journey(
             recipes=config.recipe,
             vision=decoders,
@@ -166,6 +177,7 @@ class Daemon:
             landings=self.landings,
             journey=journey,
             intake=self.intake,
+            rejudging=self.rejudging,
             ledger=ledger,
             metrics=self.metrics,
             holds=self.holds,
@@ -237,6 +249,7 @@ class Daemon:
             journey = [
                 group.create_task(self.pipeline.run(), name="pipeline"),
                 group.create_task(self.intake.run(stop), name="intake"),
+                group.create_task(self.rejudging.run(stop), name="rejudging"),
             ]
             self.notifier.ready(self.status_line())
             reach("daemon.ready")

@@ -46,6 +46,16 @@ class FrameRejected(EdgedError):  # noqa: N818 - a rejected frame is an outcome,
         self.hint = hint or "Look at the image in quarantine; drop a good copy to have it judged."
 
 
+class Conflict(EdgedError):  # noqa: N818 - it names what stands in the way
+    """What somebody asked for cannot be done as things stand. Reaction: say why; nothing is changed. `kind` as in `image-gone`."""
+
+    def __init__(self, kind: str, detail: str, hint: str = "") -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.hint = hint
+
+
 class Unavailable(EdgedError):  # noqa: N818 - it names a state of the peer
     """A peer (Triton, broker, share, disk) is away and will be back. Reaction: hold, back off, say so in health.
 
@@ -87,13 +97,3 @@ class LedgerCorrupt(EdgedError):  # noqa: N818 - it names what was found
         self.path = path
         self.cause = cause
         self.hint = "The file is kept for analysis; check the disk."
-
-
-class LedgerNewer(EdgedError):  # noqa: N818 - it names what was found
-    """A newer edged has changed the ledger's tables. Reaction: exit 78, no restart: another try finds the same."""
-
-    def __init__(self, path: str, changes: list[str]) -> None:
-        super().__init__(f"the ledger {path} cannot be used: a newer edged has changed it ({', '.join(changes)})")
-        self.path = path
-        self.changes = changes
-        self.hint = "Start the newer edged again, or restore the ledger's backup from before the upgrade (edged db backup makes one)."

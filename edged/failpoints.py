@@ -61,6 +61,7 @@ POINTS: Final = {
     "rebuild.placed": "the new file is in its place",
     "retention.piece": "a piece of old rows is deleted, its COMMIT not begun",
     "retention.pruned": "that piece is committed",
+    "rejudging.asked": "an image is to be judged again, by a row in the ledger; nobody was told",
     "daemon.ready": "every task runs",
     "daemon.draining": "SIGTERM came, the pipeline drains",
 }

@@ -39,7 +39,7 @@ from edged.nouns import (
     VerdictKind,
 )
 from edged.verdict import join_parts
-from edged.vision.outcomes import Rejected
+from edged.vision.outcomes import ChangedUnderway, Rejected
 
 log = structlog.get_logger("edged.journey")
 
@@ -136,7 +136,9 @@ class Journey:
             reason, detail = (landing.rejected or error.reason), (landing.rejected_detail or error.detail)
             # A file whose bytes nobody could read has no hash; its name, size and mtime still are its identity.
             image = error.image or ImageFacts("", landing.size, None)
-            return [self._error(landing, image, None, reason, detail)]
+            results = [self._error(landing, image, None, reason, detail)]
+        if landing.again is not None and any(result.image.sha256 != landing.again.sha256 for result in results):
+            raise ChangedUnderway(landing.name, "its content is no longer the judged one")
         return results
 
     def _golden(self, landing: Landing, recipe: Recipe) -> tuple[Path, ...]:
@@ -231,6 +233,7 @@ class Journey:
             timing_ms={"settle": landing.settle_ms, **timing_ms, "total": total_ms},
             decided=self._utcnow(),
             flags={"degraded": True} if any(scores.model.endpoint != LOCAL for scores in verdict.models) else {},
+            judgement=landing.again.judgement if landing.again else 0,
         )
 
     def _free(self, tensors: Iterable[Tensor]) -> None:

@@ -37,6 +37,8 @@ class Journey(Protocol):
 
 
 class Intake(Protocol):
+    """Who sends landings."""
+
     def put_back(self, landing: Landing) -> None: ...
     async def done(self, landing: Landing, recorded: Recorded) -> None: ...
     async def vanished(self, landing: Landing) -> None: ...
@@ -53,7 +55,10 @@ class Metrics(Protocol):
 
 
 class Pipeline:
-    """Takes landings from the channels until they close; `workers` images of each recipe are under way at once."""
+    """Takes landings from the channels until they close; `workers` images of each recipe are under way at once.
+
+    What becomes of one is told to who sent it: `intake`, or `rejudging` for those that are judged again.
+    """
 
     def __init__(
         self,
@@ -61,13 +66,15 @@ class Pipeline:
         landings: Lanes[Landing],
         journey: Journey,
         intake: Intake,
+        rejudging: Intake,
         ledger: Ledger,
         metrics: Metrics,
         holds: Holds,
         workers: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._landings, self._journey, self._intake, self._ledger = landings, journey, intake, ledger
+        self._landings, self._journey, self._ledger = landings, journey, ledger
+        self._intake, self._rejudging = intake, rejudging
         self._metrics, self._holds, self._workers, self._monotonic = metrics, holds, workers, monotonic
         self.in_flight = 0
         self.advanced = monotonic()
@@ -92,8 +99,9 @@ class Pipeline:
 
     async def _one(self, landing: Landing) -> None:
         """From a landing to its record; every way out records it, puts it back, or knows it gone."""
+        sender = self._rejudging if landing.again else self._intake
         if self._holds.active(landing.camera, landing.recipe):
-            self._intake.put_back(landing)
+            sender.put_back(landing)
             return
         reach("image.taken", landing.path)
         try:
@@ -101,20 +109,22 @@ class Pipeline:
             reach("image.judged", landing.path)
             recorded = await _shielded(self._ledger.record(pages))
         except (Unavailable, ModelMismatch) as error:
-            self._holds.hold(landing.camera, landing.recipe, error)
-            self._intake.put_back(landing)
+            if landing.again is None:  # where an old image lies may be away while the folder of the new ones is well
+                self._holds.hold(landing.camera, landing.recipe, error)
+            sender.put_back(landing)
         except ChangedUnderway:
-            self._intake.put_back(landing)
+            sender.put_back(landing)
         except FileNotFoundError:
-            await self._intake.vanished(landing)
+            await sender.vanished(landing)
         else:
             reach("image.recorded", landing.path)
-            self._holds.release(landing.camera, landing.recipe)
-            await _shielded(self._intake.done(landing, recorded))
+            if landing.again is None:
+                self._holds.release(landing.camera, landing.recipe)
+            await _shielded(sender.done(landing, recorded))
             self._count(landing, pages, recorded)
 
     def _count(self, landing: Landing, pages: Sequence[PageResult], recorded: Recorded) -> None:
-        self._metrics.image_done(landing.camera, recorded.outcome.value)
+        self._metrics.image_done(landing.camera, "rejudged" if landing.again else recorded.outcome.value)
         if recorded.outcome is not Recording.RECORDED:
             return
         for page in pages:

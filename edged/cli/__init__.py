@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edged import __version__
@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     _remote(trace)
     trace.add_argument("name", metavar="NAME", help="a file name, or its path below the camera's folder")
 
+    _acting(command)
+
     identify = command("identify", "offline:identify", "show which lot, wafer and die file names and sidecars tell, before go-live")
     identify.add_argument("--camera", metavar="NAME", help="as this camera does (default: the one whose folder it is, else the first)")
     identify.add_argument("files", nargs="+", metavar="FILE", help="an image, or only a name: it need not exist")
@@ -68,6 +70,34 @@ def parser() -> argparse.ArgumentParser:
 
     command("schema", "offline:schema", "print the JSON Schema of the result message")
     return top
+
+
+def _acting(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """What changes the ledger, asked of the running daemon."""
+    again = command("rejudge", "act:rejudge", "judge a recorded image again: a new result that supersedes the one before")
+    _remote(again)
+    again.add_argument("image", metavar="ID|NAME", help="a result's id, or the image's name")
+    again.add_argument("--recipe", metavar="R", help="by this recipe, in place of the one it was judged by")
+    _waits(again)
+    once_more = command("republish", "act:republish", "send a recorded result once more: the same id, the same body")
+    _remote(once_more)
+    once_more.add_argument("id", metavar="ID")
+    outbox = command("outbox", "act:outbox", "what waits for delivery, and what is parked and why; retry sends what is parked once more")
+    _remote(outbox)
+    outbox.add_argument("action", nargs="?", choices=["list", "retry"], default="list")
+    quarantine = command("quarantine", "act:quarantine", "list rejected images, or release one: judge its kept copy again")
+    _remote(quarantine)
+    quarantine.add_argument("action", nargs="?", choices=["list", "release"], default="list")
+    quarantine.add_argument("id", nargs="?", metavar="ID", help="of the result to release")
+    quarantine.add_argument("-n", type=int, default=100, metavar="N", help="list the newest N (default 100)")
+    _waits(quarantine)
+    audit = command("audit", "act:audit", "who changed what, newest first")
+    _remote(audit)
+    audit.add_argument("-n", type=int, default=50, metavar="N", help="the newest N (default 50, at most 500)")
+
+
+def _waits(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--wait", type=float, default=30.0, metavar="S", help="wait so long for the result (default 30; 0: not at all)")
 
 
 def _remote(sub: argparse.ArgumentParser) -> None:

@@ -8,9 +8,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edged.cli import DEFAULT_CONFIG
 from edged.config import load
@@ -21,7 +20,7 @@ Json = dict[str, Any]
 
 def status(args: argparse.Namespace) -> int:
     """Exit 1 when something is wrong, so that a script may ask too."""
-    answer = _client(args)("/api/v1/status")
+    answer = client(args)("/api/v1/status")
     overall = answer["health"]["overall"]
     if args.json:
         print(json.dumps(answer))
@@ -45,7 +44,7 @@ def status(args: argparse.Namespace) -> int:
 
 def tail(args: argparse.Namespace) -> int:
     """Prints results in the order of their sequence, oldest first."""
-    get = _client(args)
+    get = client(args)
     rows: list[Json] = get(f"/api/v1/results?limit={max(args.n, 1)}")["results"]
     last = 0
     while True:
@@ -61,7 +60,7 @@ def tail(args: argparse.Namespace) -> int:
 
 def trace(args: argparse.Namespace) -> int:
     """Exit 1 when nothing is known of the name."""
-    answer = _client(args)("/api/v1/trace?name=" + urllib.parse.quote(args.name))
+    answer = client(args)("/api/v1/trace?name=" + urllib.parse.quote(args.name))
     if args.json:
         print(json.dumps(answer))
     else:
@@ -79,24 +78,38 @@ def _line(row: Json) -> str:
 
 def act(args: argparse.Namespace, path: str) -> Json:
     """POSTs to the running daemon, with the token that a change of its state needs."""
-    return _client(args, method="POST")(path)
+    return client(args)(path, {})
 
 
-def _client(args: argparse.Namespace, *, method: str = "GET") -> Callable[[str], Json]:
+class Client(Protocol):
+    def __call__(self, path: str, send: Json | None = None) -> Json:
+        """The answer to GET, or to POST with a body. Raises Told with the problem's status, or Unavailable."""
+
+
+class Told(Unavailable):
+    """The daemon refuses: `status`, and its own words."""
+
+    def __init__(self, status: int, problem: Json) -> None:
+        super().__init__("the daemon's answer", str(problem.get("detail") or problem.get("title")), str(problem.get("hint") or ""))
+        self.status = status
+
+
+def client(args: argparse.Namespace) -> Client:
     base = args.url or _address(args.config)
     headers = {"Accept": "application/json"}
     if args.token_file:
         headers["Authorization"] = "Bearer " + args.token_file.read_text().strip()
 
-    def get(path: str) -> Json:
+    def get(path: str, send: Json | None = None) -> Json:
+        body = None if send is None else json.dumps(send).encode()
+        more = {} if body is None else {"Content-Type": "application/json"}
+        request = urllib.request.Request(base + path, body, headers | more)  # noqa: S310 - http(s)
         try:
-            with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers, method=method), timeout=10) as answer:  # noqa: S310 - http(s)
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
                 found: Json = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
-            problem = json.load(error) if "json" in error.headers.get_content_type() else {"title": error.reason}
-            said = str(problem.get("detail") or problem.get("title"))
-            raise Unavailable("the daemon's answer", said, str(problem.get("hint") or "")) from None
+            raise Told(error.code, json.load(error) if "json" in error.headers.get_content_type() else {"title": error.reason}) from None
         except (OSError, ValueError) as error:
             cause = getattr(error, "reason", error)
             raise Unavailable(f"the daemon at {base}", str(cause), "See whether it runs: systemctl status edged.") from None

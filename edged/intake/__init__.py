@@ -12,9 +12,11 @@ from typing import Any
 from edged.config import Camera, IdentityKind, Recipe
 from edged.intake.camera import CameraIntake, utc
 from edged.intake.completeness import check
+from edged.intake.finding import Found, Sought
 from edged.intake.gate import Gate, Standings, folder_text
 from edged.intake.identity import Parsed, explain, identify, template_problem
 from edged.intake.outgoing import Landings
+from edged.intake.quarantine import Quarantine
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
 from edged.intake.reference import is_reference, reference_candidates
 from edged.intake.report import snapshot, unwanted, whereabouts
@@ -25,11 +27,13 @@ from edged.nouns import Board, Identity, Landing, Recorded
 
 __all__ = [
     "CameraSnapshot",
+    "Found",
     "Grade",
     "Intake",
     "Parsed",
     "Recall",
     "Seen",
+    "Sought",
     "Structure",
     "Writing",
     "check",
@@ -65,6 +69,7 @@ class Intake:
     ) -> None:
         self._landings = landings
         watching = {camera.name: folder_text(camera) for camera in cameras}
+        self._quarantine = Quarantine(quarantine, quarantine_bytes)
         self._cameras = {
             camera.name: CameraIntake(
                 camera,
@@ -116,6 +121,18 @@ class Intake:
     def paused(self, camera: str) -> str:
         """One sentence while the camera is paused, else ""."""
         return self._cameras[camera].gate.why_closed
+
+    async def find(self, camera: str, sought: Sought, *, kept_only: bool = False) -> Found | None:
+        """Where the content of a judged file lies now, in quarantine only if so asked; None: nowhere. Raises Unavailable."""
+        return await self._cameras[camera].find(sought, kept_only=kept_only)
+
+    async def keep_copy(self, landing: Landing, result_id: str) -> None:
+        """Into quarantine: an image that was rejected when it was judged again."""
+        await self._cameras[landing.camera].keep_copy(landing, result_id)
+
+    def quarantined(self) -> dict[str, tuple[int, float]]:
+        """The copies in quarantine by result id: size, and when each was made (s). Reads the disk."""
+        return self._quarantine.kept()
 
     def snapshot(self) -> tuple[CameraSnapshot, ...]:
         return tuple(snapshot(camera) for camera in self._cameras.values())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -65,7 +66,7 @@ class Aftermath:
     async def done(self, landing: Landing, recorded: Recorded) -> None:
         """The landing stays in flight until its copy is made, so that nobody disposes of the file before. Never raises for a peer."""
         if recorded.outcome is Recording.RECORDED and VerdictKind.ERROR in recorded.kinds:
-            await self._copy(landing, recorded.ids[0])
+            await self.copy(landing, recorded.ids[0])
         if self._camera.after is After.KEEP:
             self._outgoing.finish(landing)
             if not recorded.ids:
@@ -186,9 +187,11 @@ class Aftermath:
         elif result.outcome is Outcome.REPLACED:
             self._names.look_again(result.returned or pending.path)
 
-    async def _copy(self, landing: Landing, result_id: str) -> None:
+    async def copy(self, landing: Landing, result_id: str) -> None:
         """A copy that cannot be made is told, and costs nothing else: the original stays where `after` leaves it."""
         source, kept, cause = self._folder.absolute(landing.path), None, ""
+        if landing.again is not None:
+            source = os.path.join(os.fsencode(landing.again.folder), landing.again.path)  # noqa: PTH118 - bytes
         try:
             kept = await self._folder.thread.call_briefly(lambda: self._quarantine.keep(source, result_id, self._folder.thread.tick))
             cause = "" if kept else "it is larger than the whole quarantine may be"
@@ -198,5 +201,5 @@ class Aftermath:
             cause = error.cause
         data = {"camera": landing.camera, "file": landing.name, "id": result_id, "copy": str(kept) if kept else None}
         self._tell("quarantine", data | ({"cause": f"not copied: {cause}"} if cause else {}))
-        if cause and self._camera.after is After.DELETE:
+        if cause and self._camera.after is After.DELETE and landing.again is None:
             self._keep.add(landing.path)  # the only copy of a rejected image is not deleted

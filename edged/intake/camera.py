@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from edged.intake.aftermath import Aftermath
 from edged.intake.disposal import Disposal
 from edged.intake.events import Events
 from edged.intake.examiner import Examiner
+from edged.intake.finding import Found, Sought, first_of
 from edged.intake.folder import Folder
 from edged.intake.gate import Gate
 from edged.intake.known import LISTED, stamp
@@ -73,8 +75,8 @@ class CameraIntake:
         self.tree = Tree(self.folder, self.watches, self.examiner, self._between)
         self.examiner.names = self.tree
         disposal = Disposal(camera, utcnow, self.folder.thread.tick)
-        copies = Quarantine(quarantine, quarantine_bytes)
-        self.aftermath = Aftermath(self.folder, disposal, copies, recall, self.outgoing, self, self.events.tell)
+        self._copies = Quarantine(quarantine, quarantine_bytes)
+        self.aftermath = Aftermath(self.folder, disposal, self._copies, recall, self.outgoing, self, self.events.tell)
         self._woken = asyncio.Event()
         self._next_poll = 0.0
         self.away: Unavailable | None = None
@@ -203,6 +205,18 @@ class CameraIntake:
         await self.gate.lift(self.folder.mount.point if self.folder.mount else "")
         self._report()
         self._wake()
+
+    # --- files judged before
+
+    async def find(self, sought: Sought, *, kept_only: bool = False) -> Found | None:
+        """Where the content of a judged file lies now; None: nowhere. Raises Unavailable when a place cannot be looked at."""
+        copies = (os.fsencode(self._copies.path_of(id_, path)) for id_ in sought.ids for path in {place for place, _ in sought.places})
+        found = await asyncio.to_thread(lambda: first_of(copies, sought, lambda: None, kept=True))
+        return found if found is not None or kept_only else await self.folder.find(sought)
+
+    async def keep_copy(self, landing: Landing, result_id: str) -> None:
+        """Of an image that was rejected when it was judged again."""
+        await self.aftermath.copy(landing, result_id)
 
     # --- what becomes of landings
 

@@ -155,7 +155,7 @@ class Disposal:
 
     def _give_back(self, aside: bytes, file: Pending) -> bytes:
         """The name itself may be taken once more by now; then it goes beside it and is judged under that name."""
-        for path in (file.path, *_others(file.path, file.id)):
+        for path in (file.path, *others(file.path, file.id)):
             with contextlib.suppress(FileExistsError):
                 rename_new(aside, os.path.join(self._root, path))
                 sync_directory(os.path.dirname(aside))
@@ -165,7 +165,7 @@ class Disposal:
 
     def _move(self, aside: bytes, shelf: bytes, name: bytes, file: Pending) -> bytes:
         source = aside
-        for candidate in (name, *_others(name, file.id)):
+        for candidate in (name, *others(name, file.id)):
             target = os.path.join(shelf, candidate)
             try:
                 rename_new(source, target)
@@ -210,7 +210,7 @@ class Disposal:
         if self._camera.after is After.MOVE and os.path.isdir(self._move_to):
             directory, name = os.path.split(file.path)
             for day in sorted(os.listdir(self._move_to), reverse=True):
-                for candidate in (name, *_others(name, file.id)):
+                for candidate in (name, *others(name, file.id)):
                     target = os.path.join(self._move_to, day, directory, candidate)
                     if self._is_there(target, file):
                         sync_directory(os.path.dirname(target))
@@ -239,7 +239,7 @@ class Disposal:
                     sync_directory(os.path.dirname(sidecar))
 
 
-def _others(name: bytes, result_id: str) -> tuple[bytes, ...]:
+def others(name: bytes, result_id: str) -> tuple[bytes, ...]:
     """`{stem}~{id8}{ext}`, then with the whole id, which nothing else can have."""
     stem, extension = os.path.splitext(name)
     return (stem + b"~" + result_id[:8].encode() + extension, stem + b"~" + result_id.encode() + extension)

@@ -19,6 +19,7 @@ from edged.config import Camera, IdentityKind, WatchMode
 from edged.errors import Unavailable
 from edged.intake import looking
 from edged.intake.claim import Claim
+from edged.intake.finding import Found, Sought, first_of, places_of
 from edged.intake.known import Roll
 from edged.intake.looking import Glance, Listing, Place, Sight, Wanted
 from edged.intake.selection import Selection
@@ -124,6 +125,18 @@ class Folder:
             return found, refused
 
         return await self.thread.call(read) if kinds else ({}, {})
+
+    async def find(self, sought: Sought) -> Found | None:
+        """Where a judged file lies outside quarantine. Raises Unavailable when a place cannot be looked at."""
+
+        def look() -> Found | None:
+            with looking.folder(self.root, self.place):  # a share that is not mounted is away, not empty
+                return first_of(places_of(self.root, sought), sought, self.thread.tick)
+
+        try:
+            return await self.thread.call_briefly(look)
+        except OSError as error:
+            raise self.away(error) from None
 
     def absolute(self, path: bytes) -> bytes:
         return os.path.join(self.root, path) if path else self.root

@@ -27,6 +27,16 @@ class Quarantine:
         match = _SUFFIX.search(name)
         return self._folder / f"{result_id}{match.group().decode().lower() if match else ''}"
 
+    def kept(self) -> dict[str, tuple[int, float]]:
+        """The copies by id: size, and when each was made (s). Reads the folder."""
+        copies: dict[str, tuple[int, float]] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    facts = entry.stat(follow_symlinks=False)
+                    copies[entry.name.partition(".")[0]] = (facts.st_size, facts.st_ctime)
+        return copies
+
     def keep(self, source: bytes, result_id: str, tick: Callable[[], None]) -> Path | None:
         """Copy an image in; None when it alone is above the cap. Raises OSError. Repeated for the same id, it is kept once."""
         target = self.path_of(result_id, source)

@@ -35,6 +35,7 @@ from edged.ledger.place import lock, locked_still, prepare
 from edged.ledger.reading import Readers
 from edged.ledger.rebuild import ready
 from edged.ledger.record import Recorder
+from edged.ledger.rejudgement import Rejudgements
 from edged.ledger.retention import AgeClock, Retention
 from edged.ledger.space import HINT as ROOM_HINT
 from edged.ledger.space import Space
@@ -85,6 +86,7 @@ class Ledger:
         self.epoch = ""
         self.audit = Audit(self._writer, self._readers, self._recorder, wall)
         self.cameras = Cameras(self._writer, self._readers, wall)
+        self.rejudgements = Rejudgements(self._writer, self._readers, self._recorder, self.audit, source=source, wall=wall)
         self.outbox = Outbox(self._writer, self._readers, self._recorder, monotonic=monotonic, wall=wall)
 
     @classmethod
@@ -184,7 +186,8 @@ class Ledger:
             raise Unavailable("the disk", self._space.cause, ROOM_HINT)
         recorded = await self._writer.submit(lambda connection: self._recorder.record(connection, pages))
         landing = pages[0].landing
-        self._known.add(landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns))
+        if landing.again is None:  # else the file may be long gone
+            self._known.add(landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns))
         if recorded.outcome is Recording.RECORDED:
             self.outbox.fresh.set()
         return recorded

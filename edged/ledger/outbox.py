@@ -15,10 +15,11 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
+from uuid import UUID
 
 from edged.errors import Unavailable
-from edged.ledger.accounts import is_sound
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.schema import ACCEPTED, DELIVERED, DUE, HELD, MQTT, PARKED
@@ -32,8 +33,17 @@ RESEND_CAP_S: Final = 600.0
 FRESHLY_SENT_S: Final = 10.0
 RETRY_S: Final = 0.5
 
+Also = Callable[[sqlite3.Connection, int], None]
+"""What is written in the same transaction as a change, given how many rows it changed."""
+
+_PARKED: Final = (
+    "SELECT m.message, m.id, m.kind, m.sequence, t.name, m.created, o.at, o.reason, o.attempts FROM outbox o INDEXED BY outbox_open "
+    "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic "
+    "WHERE o.sink = 'mqtt' AND o.state = 3 AND o.state < 4 AND o.message > ? ORDER BY o.message LIMIT ?"
+)
+
 _ROW: Final = (
-    "SELECT m.message, m.checksum, m.kind, m.epoch, m.sequence, m.id, t.name, m.properties, m.body, o.attempts, o.replay FROM outbox o "
+    "SELECT m.message, m.kind, m.epoch, m.sequence, m.id, t.name, m.body, m.properties, o.attempts, o.replay FROM outbox o "
     "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic WHERE o.sink = 'mqtt'"
 )
 
@@ -63,7 +73,7 @@ class Outbox:
         """Rows of a lane behind row `after`, at most `limit`, by number."""
         low, high = (max(after, mark), 2**62) if lane == "fresh" else (after, mark)
         sql = f"{_ROW} AND o.state = 0 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?"
-        rows = await self._read(lambda c: _sound(c.execute(sql, (low, high, limit)).fetchall()))
+        rows = await self._read(lambda c: c.execute(sql, (low, high, limit)).fetchall())
         return [_row(row, lane == "backlog") for row in rows]
 
     async def delivered(self, rows: Sequence[int]) -> None:
@@ -104,16 +114,23 @@ class Outbox:
 
         await self._write(run)
 
-    async def unpark(self) -> int:
-        """Everything that is parked by now is sent once more; returns how many."""
+    async def unpark(self, also: Also | None = None) -> int:
+        """Everything that is parked by now is sent once more; returns how many. `also` is written with the first piece, given how many."""
         newest = await self.mark()
         sql = (
             "UPDATE outbox SET state = 0, strikes = 0, reason = NULL WHERE sink = 'mqtt' AND message IN (SELECT message FROM outbox "
             "WHERE sink = 'mqtt' AND state = 3 AND state < 4 AND message > ? AND message <= ? ORDER BY message LIMIT ?) RETURNING message"
         )
+
+        def piece(connection: sqlite3.Connection, after: int) -> list[tuple[int]]:
+            if also is not None and not after:
+                count = "SELECT count(*) FROM outbox WHERE sink = 'mqtt' AND state = 3 AND state < 4 AND message <= ?"
+                also(connection, connection.execute(count, (newest,)).fetchone()[0])
+            return connection.execute(sql, (after, newest, PIECE)).fetchall()
+
         # Behind the last piece: the publisher may have parked again what the pieces before it held.
         total, last = 0, 0
-        while rows := await self._write(lambda c, after=last: c.execute(sql, (after, newest, PIECE)).fetchall()):  # type: ignore[misc]
+        while rows := await self._write(lambda c, after=last: piece(c, after)):  # type: ignore[misc]
             total, last = total + len(rows), max(row for (row,) in rows)
             self._due_again()
         return total
@@ -129,10 +146,31 @@ class Outbox:
 
         return await self._read(ask)
 
-    async def republish(self, id_: str) -> bool:
+    async def republish(self, id_: str, also: Also | None = None) -> bool:
         """Sends a result's message once more: same id, same body."""
-        sql = "UPDATE outbox SET state = 0, replay = 1 WHERE sink = 'mqtt' AND message = (SELECT message FROM message WHERE id = ?)"
-        return await self._again(sql, (id_,)) > 0
+        sql = (
+            "UPDATE outbox SET state = 0, strikes = 0, reason = NULL, replay = 1 "
+            "WHERE sink = 'mqtt' AND message = (SELECT message FROM result WHERE id = ?)"
+        )
+        try:
+            key = UUID(id_).bytes
+        except ValueError:
+            return False
+        return await self._again(sql, (key,), also) > 0
+
+    async def parked_rows(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """Oldest first, each with its reason, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
+        if after is not None and not (after.isascii() and after.isdigit()):
+            raise ValueError(f"{after!r} is no cursor of the outbox")
+        above = 0 if after is None else min(int(after), 2**62)
+        rows = await self._readers.run(lambda c: c.execute(_PARKED, (above, limit + 1)).fetchall())
+        names = ("row", "id", "kind", "sequence", "topic", "created", "parked", "reason", "attempts")
+        told = [dict(zip(names, row, strict=True)) for row in rows[:limit]]
+        for each in told:
+            each |= {"sequence": f"{each['sequence']:012d}"}
+            each |= {key: datetime.fromtimestamp(each[key], UTC) for key in ("created", "parked") if each[key] is not None}
+            del each["row"]
+        return told, str(rows[limit - 1][0]) if len(rows) > limit else None
 
     async def held_topics(self) -> tuple[str, ...]:
         sql = "SELECT name FROM topic WHERE held_since IS NOT NULL ORDER BY name"
@@ -154,8 +192,8 @@ class Outbox:
     async def probe(self, topic: str) -> OutboxRow | None:
         """The oldest held row of a topic."""
         sql = f"{_ROW} AND o.state = 2 AND o.topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY o.message LIMIT 1"  # noqa: S608 - our words only
-        rows = await self._read(lambda c: _sound(c.execute(sql, (topic,)).fetchall()))
-        return _row(rows[0], replayed=True) if rows else None
+        row = await self._read(lambda c: c.execute(sql, (topic,)).fetchone())
+        return None if row is None else _row(row, replayed=True)
 
     async def release(self, topic: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
         """Somebody subscribes: its rows are due again."""
@@ -263,9 +301,16 @@ class Outbox:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    async def _again(self, sql: str, values: tuple[Any, ...]) -> int:
-        """A change that makes rows due; the publisher reads from the beginning again."""
-        count = await self._write(lambda c: c.execute(sql, values).rowcount)
+    async def _again(self, sql: str, values: tuple[Any, ...], also: Also | None = None) -> int:
+        """A change that makes rows due; the publisher reads from the beginning again. `also` is written with it, given how many."""
+
+        def run(connection: sqlite3.Connection) -> int:
+            count = connection.execute(sql, values).rowcount
+            if also is not None and count:
+                also(connection, count)
+            return count
+
+        count = await self._write(run)
         if count:
             self._due_again()
         return count
@@ -296,18 +341,8 @@ def _within(sequence: int, ranges: Sequence[tuple[int, int]]) -> bool:
     return any(first <= sequence <= last for first, last in ranges)
 
 
-def _sound(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Nothing leaves that is not what was recorded."""
-    for number, check, *row in rows:
-        if not is_sound(check, *row[:7]):
-            error = sqlite3.DatabaseError(f"message {number} is not what was written: its checksum differs")
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
-    return rows
-
-
 def _row(row: tuple[Any, ...], replayed: bool) -> OutboxRow:
-    number, _, kind, epoch, sequence, id_, topic, properties, body, attempts, replay = row
+    number, kind, epoch, sequence, id_, topic, body, properties, attempts, replay = row
     return OutboxRow(
         number, kind, epoch, sequence, id_, topic, bytes(body), json.loads(properties), attempts, replayed or bool(replay) or attempts > 0
     )

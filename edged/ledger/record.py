@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from edged.ledger.identity import content_hash, identity, landing_hash, place_hash
-from edged.ledger.rows import checksum, insert_landing, next_number, read_ns, stored_ns, text, topic_of
+from edged.ledger.rows import insert_landing, next_number, read_ns, stored_ns, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
 from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
 
@@ -118,21 +118,43 @@ class Recorder:
         kinds = tuple(page.verdict.kind for page in pages)
         if connection.execute("SELECT 1 FROM result WHERE id = ?", (ids[0].bytes,)).fetchone():
             return Recorded(Recording.KNOWN, tuple(map(str, ids)), kinds)
-        found = self._same_identity(connection, pages[0].landing, sha256)
-        if found is None:
-            raise LookupError(f"{pages[0].landing.name} was never judged, so it cannot be judged again")
-        row = found[_SAME_AS] or found[_LANDING]
+        row = self._row_judged(connection, pages[0].landing, sha256)
+        before = dict(connection.execute("SELECT page, id FROM result WHERE landing = ? ORDER BY judgement", (row,)).fetchall())
         for page, id_ in zip(pages, ids, strict=True):
-            last = connection.execute(
-                "SELECT id FROM result WHERE landing = ? AND page = ? ORDER BY judgement DESC LIMIT 1", (row, page.image.page)
-            ).fetchone()
-            supersedes = page.supersedes or (str(UUID(bytes=last[0])) if last else None)
+            # A file that was one ERROR as a whole may have pages by now: each takes the place of that one.
+            last = before.get(page.image.page) or (before.get(0) if len(before) == 1 else None)
+            supersedes = page.supersedes or (str(UUID(bytes=last)) if last else None)
             self._write(
                 connection, page, row, Numbering(str(id_), self.epoch, "result", next_number(connection, "result"), None, supersedes), id_
             )
         worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
-        connection.execute("UPDATE landing SET verdict = ?, reason = ? WHERE landing = ?", (worst.kind, text(worst.reason), row))
+        connection.execute(
+            "UPDATE landing SET verdict = ?, reason = ?, pages = ? WHERE landing = ?", (worst.kind, text(worst.reason), len(pages), row)
+        )
+        self._ended(connection, row, pages[0])
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), kinds)
+
+    def _row_judged(self, connection: sqlite3.Connection, landing: Landing, sha256: bytes | None) -> int:
+        """The row of the landing that was judged first."""
+        if landing.again is not None:
+            return landing.again.row
+        found = self._same_identity(connection, landing, sha256)
+        if found is None:
+            raise LookupError(f"{landing.name} was never judged, so it cannot be judged again")
+        return int(found[_SAME_AS] or found[_LANDING])
+
+    def _ended(self, connection: sqlite3.Connection, row: int, page: PageResult) -> None:
+        """What was asked for is done."""
+        ended = connection.execute(
+            "UPDATE rejudgement SET ended = ?, outcome = 'recorded', sidecar = NULL WHERE landing = ? AND judgement = ? AND ended IS NULL "
+            "RETURNING why",
+            (self._wall(), row, page.judgement),
+        ).fetchall()
+        if ended == [("late",)]:
+            material = page.landing.identity.material
+            told = {"camera": page.landing.camera, "file": page.landing.name, "id": str(self._id(page)), "judgement": page.judgement}
+            told |= {"lot_id": material.lot_id, "wafer_id": material.wafer_id, "verdict": page.verdict.kind.value}
+            self.announce(connection, "identity-late", told)
 
     def _write(self, connection: sqlite3.Connection, page: PageResult, landing: int, numbering: Numbering, id_: UUID) -> None:
         message = self._post(connection, numbering, self._composer.result(page, numbering))
@@ -150,12 +172,11 @@ class Recorder:
         """The message and one outbox row a sink; returns the message's row."""
         topic, held = topic_of(connection, envelope.topic)
         properties = json.dumps(dict(envelope.properties), separators=(",", ":"))
-        said = (numbering.kind, numbering.epoch, numbering.sequence, numbering.id)
         message = connection.execute(
-            "INSERT INTO message (kind, epoch, sequence, id, topic, created, age, properties, body, checksum) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO message VALUES (NULL,?,?,?,?,?,?,?,?,?)",
             (
-                *(*said, topic, self._wall(), self.age(), properties, envelope.body),
-                checksum(*said, envelope.topic, properties, envelope.body),
+                *(numbering.kind, numbering.epoch, numbering.sequence, numbering.id, topic),
+                *(self._wall(), self.age(), properties, envelope.body),
             ),
         ).lastrowid
         assert message is not None

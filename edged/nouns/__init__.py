@@ -10,13 +10,14 @@ from __future__ import annotations
 from edged.nouns.camera import Pause, Standing
 from edged.nouns.health import Board, HealthItem, HealthStatus
 from edged.nouns.image import Geometry, ImageFacts, InputPlan, PagePart, Quality, Tensor
-from edged.nouns.landing import Die, Frame, Identity, Landing, Material
+from edged.nouns.landing import Again, Die, Frame, Identity, Landing, Material
 from edged.nouns.message import Change, Composer, Envelope, Numbering, OutboxRow, Recorded, Recording
 from edged.nouns.names import display_name, utc_text
 from edged.nouns.verdict import LOCAL, Defect, ModelContract, ModelFacts, ModelOutputs, ModelScores, PageResult, Verdict, VerdictKind
 
 __all__ = [
     "LOCAL",
+    "Again",
     "Board",
     "Change",
     "Composer",

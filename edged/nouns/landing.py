@@ -59,6 +59,22 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Judged once more: `row` is the ledger's number of the landing, `judgement` the number this judgement has.
+
+    `folder`, `path`, `mtime_ns` and `inode` say where the same bytes (`sha256`) lie now; identity goes by the landing's own place.
+    """
+
+    row: int
+    judgement: int
+    sha256: str
+    folder: str
+    path: bytes
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Landing:
     """A regular file in a watched folder, complete and settled. `path` is relative to the camera's folder.
 
@@ -80,6 +96,7 @@ class Landing:
     rejected_detail: str = ""
     sidecar: bytes | None = None
     traceparent: str | None = None
+    again: Again | None = None
 
     @property
     def name(self) -> str:

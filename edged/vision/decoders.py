@@ -251,7 +251,8 @@ class Decoders:
 
 
 def _place(landing: Landing) -> tuple[str, str, int, int, int]:
-    return landing.folder, landing.path.decode("utf-8", "surrogateescape"), landing.size, landing.mtime_ns, landing.inode
+    lies = landing.again or landing  # an image that is judged again may lie elsewhere by now
+    return lies.folder, lies.path.decode("utf-8", "surrogateescape"), landing.size, lies.mtime_ns, lies.inode
 
 
 _Key = tuple[str, bytes, int, int, int, int]

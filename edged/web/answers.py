@@ -31,7 +31,8 @@ SECURITY_HEADERS = {
 
 
 class Refused(EdgedError):  # noqa: N818 - it names what becomes of the request
-    """The request is answered with a problem: `status`, one sentence of `detail`, and `hint`, what to do."""
+    """The request is answered with a problem: `status`, one sentence of `detail`, and `hint`, what to do. `kind`: its type, where the
+    status alone says too little."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Refused(EdgedError):  # noqa: N818 - it names what becomes of the request
         *,
         headers: Mapping[str, str] | None = None,
         errors: Sequence[Mapping[str, str]] = (),
+        kind: str = "",
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -48,6 +50,7 @@ class Refused(EdgedError):  # noqa: N818 - it names what becomes of the request
         self.hint = hint
         self.headers = dict(headers or {})
         self.errors = tuple(errors)
+        self.kind = kind
 
 
 def plain(value: Any) -> Any:
@@ -84,7 +87,7 @@ def problem(instance: str, refused: Refused) -> web.Response:
     """RFC 9457. `instance` is the request's path; nothing of the file system and no stack trace is ever in it."""
     phrase = HTTPStatus(refused.status).phrase
     body: dict[str, Any] = {
-        "type": f"urn:edged:problem:{phrase.lower().replace(' ', '-')}",
+        "type": f"urn:edged:problem:{refused.kind or phrase.lower().replace(' ', '-')}",
         "title": phrase,
         "status": refused.status,
         "detail": refused.detail,

@@ -11,16 +11,15 @@ from aiohttp import web
 from pydantic import BeforeValidator, Field
 
 from edged.nouns import VerdictKind
-from edged.web.acting import CURSOR, change
+from edged.web.acting import CURSOR, UNKNOWN, change
 from edged.web.answers import Refused, as_json
 from edged.web.auth import Role
 from edged.web.fence import CALLER
-from edged.web.queries import Nothing, Text, asked
+from edged.web.queries import RESULT_ID, Nothing, Text, asked
 from edged.web.routes import Route
 from edged.web.views import StationView
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-RESULT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
 class ResultsQuery(Nothing):
@@ -86,8 +85,7 @@ class Api:
         id_ = request.match_info["id"]
         found = await self._view.result(id_) if RESULT_ID.fullmatch(id_) else None
         if found is None:
-            hint = "It may be past its retention time; GET /api/v1/trace?name= searches by name."
-            raise Refused(404, "There is no result with this id.", hint)
+            raise UNKNOWN
         return as_json(found)
 
     async def trace(self, request: web.Request) -> web.Response:

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, ValidationError
 
 from edged.config import Http
-from edged.errors import ModelMismatch, Unavailable
+from edged.errors import Conflict, ModelMismatch, Unavailable
 from edged.web.answers import SECURITY_HEADERS, Refused, problem
 from edged.web.auth import Caller, Role, Tokens
 from edged.web.routes import Route
@@ -102,6 +102,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem(request.path, refused)
     except Unavailable as away:
         return problem(request.path, Refused(503, f"{away}.", away.hint, headers={hdrs.RETRY_AFTER: "5"}))
+    except Conflict as conflict:
+        return problem(request.path, Refused(409, conflict.detail, conflict.hint, kind=conflict.kind))
     except ModelMismatch as mismatch:
         return problem(request.path, Refused(409, f"{mismatch}.", mismatch.hint))
     except web.HTTPException as refused:
@@ -174,12 +176,16 @@ def check_query(routes: dict[tuple[str, str], Route]) -> Middleware:
             try:
                 request[QUERY] = route.query.model_validate(dict(request.query))
             except ValidationError as wrong:
-                errors = [{"parameter": ".".join(map(str, one["loc"])), "problem": one["msg"]} for one in wrong.errors()]
                 hint = "Correct those named under errors."
-                raise Refused(400, "The query parameters are not right.", hint, errors=errors) from None
+                raise Refused(400, "The query parameters are not right.", hint, errors=wrongs(wrong)) from None
         return await handler(request)
 
     return middleware
+
+
+def wrongs(wrong: ValidationError) -> list[dict[str, str]]:
+    """Every wrong parameter, by its name."""
+    return [{"parameter": ".".join(map(str, one["loc"])), "problem": one["msg"]} for one in wrong.errors()]
 
 
 def _caller(request: web.Request, tokens: Tokens, need: Role) -> Caller:

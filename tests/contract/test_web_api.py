@@ -190,7 +190,11 @@ async def test_a_ledger_that_is_away_is_told_with_retry_after() -> None:
 
 def test_every_write_in_the_route_table_needs_a_role_that_may_write() -> None:
     table = routes(FakeStation())
-    assert {route.name for route in table if route.writes} == {"load_model", "unload_model", "pause_camera", "resume_camera"}
+    assert {route.name for route in table if route.writes} == {
+        *("load_model", "unload_model"),
+        *("pause_camera", "resume_camera"),
+        *("rejudge", "republish", "retry_parked", "release"),
+    }
     assert all(route.role is not None and route.role >= Role.OPERATOR for route in table if route.writes)
     assert [route.path for route in table if route.role is None] == ["/livez"]
 

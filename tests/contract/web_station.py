@@ -42,9 +42,33 @@ class FakeActions:
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.raises: BaseException | None = None
 
     async def audit(self, change: Change) -> None:
         self.changes.append(change)
+
+    async def rejudge(self, id_: str, recipe: str | None, change: Any) -> dict[str, Any]:
+        if self.raises is not None:
+            raise self.raises
+        self.changes.append(change(id_, {"judgement": 0}, {"judgement": 1, "recipe": recipe}))
+        return {"id": id_[:-1] + "9", "judgement": 1, "supersedes": id_, "camera": "cam1", "name": "a.png"}
+
+    async def release(self, id_: str, change: Any) -> dict[str, Any]:
+        return await self.rejudge(id_, None, change)
+
+    async def republish(self, id_: str, change: Any) -> bool:
+        self.changes.append(change(id_, None, {"state": "due"}))
+        return id_.endswith("0000")
+
+    async def retry_parked(self, change: Any) -> int:
+        self.changes.append(change("outbox", {"parked": 2}, {"due": 2}))
+        return 2
+
+    async def outbox(self, after: str | None, limit: int) -> tuple[dict[str, Any], list[dict[str, Any]], str | None]:
+        return {"rows": {"due": 1, "parked": 1}, "undelivered": 1, "oldest_s": 3.5}, [{"reason": "quota"}], None
+
+    async def quarantined(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        return [{"id": "x", "kept": True}], None
 
     async def audited(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
         if after not in (None, "2"):

@@ -175,6 +175,7 @@ class Rig:
             landings=self.landings,
             journey=journey,
             intake=self.intake,
+            rejudging=self.intake,
             ledger=self.ledger,
             metrics=self.metrics,
             holds=self.holds,
