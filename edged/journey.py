@@ -210,7 +210,7 @@ class Journey:
     def _error(self, landing: Landing, image: ImageFacts, quality: Quality | None, reason: str, detail: str) -> PageResult:
         log.info("journey.rejected", image=landing.name, camera=landing.camera, page=image.page, reason=reason, detail=detail)
         recipe = self._recipes[landing.recipe]
-        verdict = Verdict(VerdictKind.ERROR, reason, f"{recipe.name}@{recipe.rules.version}")
+        verdict = Verdict(VerdictKind.ERROR, reason, f"{recipe.name}@{recipe.rules.version}", detail=detail)
         return self._result(landing, image, quality, verdict, None, {})
 
     def _result(

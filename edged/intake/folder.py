@@ -23,7 +23,7 @@ from edged.intake.finding import Found, Sought, first_of, places_of
 from edged.intake.known import Roll
 from edged.intake.looking import Glance, Listing, Place, Sight, Wanted
 from edged.intake.selection import Selection
-from edged.intake.sidecar import read_sidecar
+from edged.intake.sidecar import digest, read_sidecar
 from edged.intake.thread import FolderThread
 from edged.mounts import Mount, absent_mount, mode_for, mount_of
 
@@ -121,6 +121,7 @@ class Folder:
                     refused[kind] = f"the sidecar cannot be read: {error.strerror}"
                     continue
                 if data is not None:
+                    digest(kind, data)
                     found[kind] = data
             return found, refused
 

@@ -33,7 +33,7 @@ def health(camera: CameraIntake) -> tuple[HealthStatus, str, str]:
         return HealthStatus.DEGRADED, f"{display_name(path)}: {why}{others}", "Give the user that edged runs as read permission."
     if camera.tree.unlistable:
         path, why = next(iter(camera.tree.unlistable.items()))
-        return HealthStatus.DEGRADED, f"{display_name(path)} cannot be listed: {why}", "Give read and search permission."
+        return HealthStatus.DEGRADED, f"{display_name(path)} is not listed: {why}", "Give read and search permission, or undo the mount."
     if camera.aftermath.trouble:
         cause = next(reversed(camera.aftermath.trouble.values()))
         return HealthStatus.DEGRADED, cause, "Give write permission on the folder and on move_to, or set after = keep."
@@ -100,7 +100,7 @@ def _states(camera: CameraIntake, name: str) -> Iterator[tuple[bytes, str, str, 
     for path, candidate in camera.examiner.candidates.items():
         note = candidate.note or ("still being written" if candidate.writing else "waiting until it stands still")
         why = f" ({candidate.progress.why})" if candidate.writing and candidate.progress and candidate.progress.why else ""
-        yield path, "waiting", note + why, candidate.detected
+        yield path, "waiting", camera.examiner.misfits.unreadable.get(path, note + why), candidate.detected
     for path, why in camera.examiner.misfits.unreadable.items():
         yield path, "waiting", why, None
     for path, why in camera.examiner.misfits.odd.items():

@@ -1,6 +1,7 @@
 """Sidecar files: JSON or XML with the image's stem, read without trusting a byte of them. Pure but for `read_sidecar`.
 
-Refused as a whole: above 1 MiB, nesting deeper than 64, JSON with NaN or a repeated key, XML with a document type (entities live there).
+Refused as a whole: above 1 MiB, nesting deeper than 64, a path longer than 1024 characters, more than 20,000 values, JSON with NaN or a
+repeated key, XML with a document type (entities live there).
 A document is a flat mapping from dotted path to scalar; a bare field name finds the shallowest key or attribute of that name.
 """
 
@@ -15,6 +16,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -24,6 +27,7 @@ from edged.config import IdentityKind
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_SCALARS = 20_000
+MAX_PATH = 1024  # every value carries its path: one long key above many values would cost gigabytes
 
 Scalar = str | int | float | bool | None
 SUFFIXES = {IdentityKind.SIDECAR_JSON: (".json", ".JSON"), IdentityKind.SIDECAR_XML: (".xml", ".XML")}
@@ -55,10 +59,27 @@ def read_sidecar(folder: Path, path: bytes, kind: IdentityKind) -> bytes | None:
 
 
 def parse_sidecar(kind: IdentityKind, data: bytes) -> Mapping[str, Scalar]:
-    """Dotted path -> scalar, shallowest first. Raises Unreadable."""
-    if len(data) > MAX_BYTES:
-        raise Unreadable(f"the sidecar is larger than {MAX_BYTES} bytes")
-    return _json(data) if kind is IdentityKind.SIDECAR_JSON else _xml(data)
+    """Dotted path -> scalar, shallowest first. Raises Unreadable. The last few are remembered: who asks again gets the same at once."""
+    found = _parsed(kind, data)
+    if isinstance(found, str):
+        raise Unreadable(found)
+    return found
+
+
+def digest(kind: IdentityKind, data: bytes) -> None:
+    """Parse it now, in a thread that may take a while (a hostile megabyte: a fifth of a second), so that nobody waits for it later."""
+    _parsed(kind, data)
+
+
+@lru_cache(maxsize=8)
+def _parsed(kind: IdentityKind, data: bytes) -> Mapping[str, Scalar] | str:
+    """The document, or why it is refused."""
+    try:
+        if len(data) > MAX_BYTES:
+            raise Unreadable(f"the sidecar is larger than {MAX_BYTES} bytes")
+        return _json(data) if kind is IdentityKind.SIDECAR_JSON else _xml(data)
+    except Unreadable as problem:
+        return str(problem)
 
 
 def find(document: Mapping[str, Scalar], key: str) -> Scalar:
@@ -82,10 +103,10 @@ def _json(data: bytes) -> Mapping[str, Scalar]:
         raise Unreadable(f"the sidecar is no clean JSON: {str(error)[:200]}") from None
     if not isinstance(tree, dict):
         raise Unreadable("the sidecar is no JSON object")
-    document = dict(sorted(_flat(tree, ""), key=lambda item: item[0].count(".")))
-    if len(document) > MAX_SCALARS:
+    found = list(islice(_flat(tree, ""), MAX_SCALARS + 1))
+    if len(found) > MAX_SCALARS:
         raise Unreadable(f"the sidecar holds more than {MAX_SCALARS} values")
-    return document
+    return dict(sorted(found, key=lambda item: item[0].count(".")))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,6 +121,7 @@ def _no_number(text: str) -> float:
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Scalar]]:
+    _require_short(path)
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(inner, f"{path}.{key}" if path else key)
@@ -108,6 +130,11 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Scalar]]:
             yield from _flat(inner, f"{path}.{index}" if path else str(index))
     else:
         yield path, value
+
+
+def _require_short(path: str) -> None:
+    if len(path) > MAX_PATH:
+        raise Unreadable(f"the sidecar has a key that is longer, with those above it, than {MAX_PATH} characters")
 
 
 class _XmlReader:
@@ -119,12 +146,16 @@ class _XmlReader:
         self._texts: list[list[str]] = []
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        if len(self._path) >= MAX_DEPTH or len(self.document) >= MAX_SCALARS:
+        if len(self._path) >= MAX_DEPTH or len(self.document) + len(attributes) > MAX_SCALARS:
             raise Unreadable(f"the sidecar nests deeper than {MAX_DEPTH} or holds more than {MAX_SCALARS} values")
         self._path.append(name.rpartition(":")[2])
         self._texts.append([])
+        above = ".".join(self._path)
+        _require_short(above)
         for key, value in attributes.items():
-            self.document.setdefault(".".join((*self._path, key.rpartition(":")[2])), value)
+            path = f"{above}.{key.rpartition(':')[2]}"
+            _require_short(path)
+            self.document.setdefault(path, value)
 
     def end(self, _name: str) -> None:
         if text := "".join(self._texts.pop()).strip():

@@ -25,6 +25,7 @@ from edged.intake.folder import Folder
 from edged.intake.known import LISTED, KnownNames, Roll, stamp
 from edged.intake.looking import Glance, Listing, Place, stats
 from edged.intake.watches import Watches
+from edged.nouns import display_name
 
 YOUNG_S = 3.0
 PIECE = 4096
@@ -114,6 +115,9 @@ class Tree:
         if directory.path and directory.place and self._folder.place and directory.place[0] != glance.place[0] == self._folder.place[0]:
             self.unlistable[directory.path] = "what was mounted here is not mounted any more"
             return
+        if (above := self._once_more(directory.path, glance.place)) is not None:
+            self.unlistable[directory.path] = f"it is {display_name(above) or 'the folder'} once more, by a mount inside itself"
+            return
         if directory.path and self._folder.mode is WatchMode.INOTIFY:
             await self._watches.arm(directory.path)
         if (glance.place, glance.mtime_ns) != (directory.place, directory.mtime_ns):
@@ -121,6 +125,14 @@ class Tree:
         if not directory.quiet or self.mtimes_lie:
             await self._list(directory, reconcile=False)
             directory.quiet = now - directory.first_seen >= YOUNG_S
+
+    def _once_more(self, path: bytes, place: Place) -> bytes | None:
+        """The directory above `path` that this place is: following such a loop would judge every image again."""
+        while path:
+            path = path.rpartition(b"/")[0]
+            if path in self.directories and self.directories[path].place == place:
+                return path
+        return None
 
     async def _unreachable(self, directory: Directory, code: int) -> None:
         """Below the folder only. A directory that is gone takes its files with it; any other trouble is waited out."""

@@ -152,7 +152,7 @@ def _landing_entries(connection: sqlite3.Connection, row: tuple[Any, ...], shown
 
 def _stages(row: tuple[Any, ...], about: Facts, *, settled: bool) -> list[Facts]:
     """What came before the verdict. Of decoding and inference the durations were measured, not the moments, so they have no time."""
-    page, decided, timing_ms = row[1], row[6], _timing_ms(row[15])
+    page, decided, timing_ms = row[1], row[6], _said(row[15])["timing_ms"]
     entries: list[Facts] = []
     if settled and {"settle", "total"} <= timing_ms.keys():
         # `total` runs from the first look to the verdict, `settle` is its first part.
@@ -164,8 +164,11 @@ def _stages(row: tuple[Any, ...], about: Facts, *, settled: bool) -> list[Facts]
     return entries
 
 
-def _timing_ms(body: bytes) -> dict[str, float]:
-    return {stage: ms for stage, ms in json.loads(body)["data"]["timing_ms"].items() if ms is not None}
+def _said(body: bytes) -> Facts:
+    """What the message tells of the verdict beside what the table holds."""
+    data = json.loads(body)["data"]
+    detail = {"detail": data["detail"]} if "detail" in data else {}
+    return {**detail, "timing_ms": {stage: ms for stage, ms in data["timing_ms"].items() if ms is not None}}
 
 
 def _result_entries(row: tuple[Any, ...], about: Facts) -> list[Facts]:
@@ -179,7 +182,7 @@ def _result_entries(row: tuple[Any, ...], about: Facts) -> list[Facts]:
         "parked": why or "put aside",
         "delivered": why,
     }
-    judged = {"verdict": verdict, "reason": reason, "page": page, "judgement": judgement, "timing_ms": _timing_ms(body)}
+    judged = {"verdict": verdict, "reason": reason, "page": page, "judgement": judgement, **_said(body)}
     if state == DELIVERED and sent_at is None:
         attempts += 1  # the ledger counts what failed and what the broker took for the MES; this one was done with at once
     return [

@@ -87,7 +87,7 @@ class ModelScores:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict room's answer for one page. `defect_count` is the true count when `defects` was capped."""
+    """The verdict room's answer for one page. `defect_count`: the true count when `defects` was capped; `detail`: an ERROR in words."""
 
     kind: VerdictKind
     reason: str
@@ -96,6 +96,7 @@ class Verdict:
     defect_count: int = 0
     models: tuple[ModelScores, ...] = ()
     took_ms: float = 0.0
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Messages:
         return {
             "verdict": verdict.kind.value,
             "reason": text(verdict.reason, TEXT_CAP),
+            **({"detail": text(verdict.detail, TEXT_CAP)} if verdict.detail else {}),
             "rules": text(verdict.rules),
             "judgement": page.judgement,
             "supersedes": (numbering.supersedes if numbering else None) or page.supersedes,

@@ -139,6 +139,7 @@ class ResultData(TypedDict):
 
     verdict: Literal["PASS", "FAIL", "REVIEW", "ERROR"]
     reason: Text
+    detail: NotRequired[Annotated[Text, Field(description="of an ERROR: what is wrong with the image, in words")]]
     rules: Name
     judgement: Annotated[int, Field(ge=0, description="the highest per landing wins, whatever order arrives")]
     supersedes: Name | None

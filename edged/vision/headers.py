@@ -1,11 +1,13 @@
 """The header check that comes before any codec: what kind of image this is, how large, and whether its structure reaches its end.
 
-Allow-list: JPEG, PNG, BMP, TIFF, told by their magic bytes alone. A page's dimensions are known and within the limits before
-OpenCV sees a byte.
+Allow-list: JPEG, PNG, BMP, TIFF, told by their magic bytes alone, and inside them the packings named here: what a container may hold
+beside them (WebP or LERC in a TIFF, arithmetic JPEG) reaches no codec either. A page's dimensions are known and within the limits before
+OpenCV sees a byte. Time is bounded by the file's size, whatever it claims: every loop over what is small is capped.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +19,13 @@ JPEG, PNG, BMP, TIFF = "image/jpeg", "image/png", "image/bmp", "image/tiff"
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _SOF = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
+_SOF_DECODED = frozenset((0xC0, 0xC1, 0xC2))  # baseline, extended, progressive
+_BMP_PACKINGS = frozenset((0, 1, 2, 3, 6))  # none, run lengths of 8 and 4 bits, bit fields without and with alpha
+_TIFF_PACKINGS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
+_MAX_PARTS = 200_000  # segments of a JPEG, chunks of a PNG
+_MAX_STRIPS = 8_000_000  # of all pages of a TIFF, which may list the same bytes again and again
+_STRIPS = frozenset((tiff.STRIP_OFFSETS, tiff.TILE_OFFSETS, tiff.STRIP_COUNTS, tiff.TILE_COUNTS))
+_FILL = re.compile(rb"\xff*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +121,10 @@ def _jpeg(data: bytes) -> Header:
     at, size = 2, len(data)
     page: PageHeader | None = None
     taken: datetime | None = None
-    while True:
-        while data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
-            at += 1
+    for _ in range(_MAX_PARTS):
         if data[at] != 0xFF:
             raise tiff.Broken(f"no marker at byte {at}")
+        at = _end_of_fill(data, at) - 1
         marker = data[at + 1]
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
@@ -128,18 +136,31 @@ def _jpeg(data: bytes) -> Header:
             raise tiff.Broken(f"the segment at byte {at} reaches past the end of the file")
         if marker in _SOF:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            page = PageHeader(width, height, bits, channels, refused=None if bits == 8 else ("format", f"a JPEG of {bits} bits a sample"))
+            page = PageHeader(width, height, bits, channels, refused=_jpeg_kind(marker, bits))
         elif marker == 0xE1 and taken is None and data[at + 4 : at + 10] == b"Exif\0\0":
             taken = tiff.exif_moment(data[at + 10 : at + 2 + length])
         elif marker == 0xDA:
             break
         at += 2 + length
+    else:
+        raise tiff.Broken(f"it has more than {_MAX_PARTS} segments")
     if page is None:
         raise tiff.Broken("no frame header before its scan")
     # An end marker cannot occur inside entropy-coded data, so a search from the end is enough: no end marker, no whole image.
     if data.rfind(b"\xff\xd9", at) < 0:
         raise tiff.Broken("the end marker is missing, so it is cut off")
     return Header(JPEG, (page,), taken, "exif" if taken else None)
+
+
+def _end_of_fill(data: bytes, at: int) -> int:
+    found = _FILL.match(data, at)
+    return found.end() if found else at
+
+
+def _jpeg_kind(marker: int, bits: int) -> tuple[str, str] | None:
+    if marker not in _SOF_DECODED:
+        return "format", f"a JPEG of the rare kind SOF{marker - 0xC0} (lossless, hierarchical or arithmetic)"
+    return None if bits == 8 else ("format", f"a JPEG of {bits} bits a sample")
 
 
 def _png(data: bytes) -> Header:
@@ -150,7 +171,7 @@ def _png(data: bytes) -> Header:
         raise tiff.Broken(f"colour type {colour} does not exist")
     at, size = 33, len(data)
     taken: datetime | None = None
-    while True:
+    for _ in range(_MAX_PARTS):
         if at + 12 > size:
             raise tiff.Broken("the end chunk is missing, so it is cut off")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -161,6 +182,8 @@ def _png(data: bytes) -> Header:
         if not kind.isalpha():
             raise tiff.Broken(f"no chunk at byte {at}")
         at += 12 + length
+    else:
+        raise tiff.Broken(f"it has more than {_MAX_PARTS} chunks")
     return Header(PNG, (PageHeader(width, height, 8 if colour == 3 else bits, _PNG_CHANNELS[colour]),), taken, "exif" if taken else None)
 
 
@@ -176,6 +199,7 @@ def _bmp(data: bytes) -> Header:
     height = abs(height)
     if depth not in (1, 4, 8, 16, 24, 32):
         raise tiff.Broken(f"{depth} bits a pixel do not exist")
+    refused = None if compression in _BMP_PACKINGS else ("format", f"its pixels are packed in way {compression}, which edged does not read")
     stride = (width * depth + 31) // 32 * 4
     if compression in (0, 3) and width > 0 and pixels_at + stride * height > len(data):
         raise tiff.Broken(f"the pixels need {pixels_at + stride * height} bytes, the file has {len(data)}")
@@ -184,7 +208,7 @@ def _bmp(data: bytes) -> Header:
         count = min(colours or 1 << depth, 256)
         table = data[14 + info : 14 + info + count * entry]
         channels = 1 if table[0::entry] == table[1::entry] == table[2::entry] else 3
-    return Header(BMP, (PageHeader(width, height, 8, channels, pixels_at),))
+    return Header(BMP, (PageHeader(width, height, 8, channels, pixels_at, refused),))
 
 
 def _tiff(data: bytes, limits: Limits) -> Header:
@@ -196,6 +220,9 @@ def _tiff(data: bytes, limits: Limits) -> Header:
         raise tiff.Broken("it has no page")
     # Thumbnails and masks (bits 0 and 2 of NewSubfileType) are no pages of their own.
     chosen = [page for page in found if not (tiff.numbers(data, where, page, tiff.NEW_SUBFILE_TYPE) or (0,))[0] & 5] or found[:1]
+    counts = (page.entries[tag][1] for page in chosen for tag in _STRIPS & page.entries.keys())
+    if sum(count for count in counts if count <= len(data)) > _MAX_STRIPS:  # more than the file holds is that page's trouble
+        raise tiff.Broken(f"its pages list more than {_MAX_STRIPS} strips and tiles")
     stamp = tiff.text(data, chosen[0], tiff.DATE_TIME)
     taken = tiff.moment(stamp) if stamp else None
     return Header(TIFF, tuple(_tiff_page(data, where, page) for page in chosen), taken, "tiff-datetime" if taken else None, where)
@@ -212,6 +239,10 @@ def _tiff_page(data: bytes, where: tiff.Layout, page: tiff.Directory) -> PageHea
         bits, channels = first(tiff.BITS, 1), first(tiff.SAMPLES, 1)
         if first(tiff.SAMPLE_FORMAT, 1) not in (1, 4):
             return PageHeader(width, height, bits, channels, page.offset, ("format", "its samples are signed or floating point"))
+        if (packing := first(tiff.COMPRESSION, 1)) not in _TIFF_PACKINGS:
+            known = ", ".join(dict.fromkeys(_TIFF_PACKINGS.values()))
+            detail = f"its pixels are packed in way {packing}, which edged does not read ({known})"
+            return PageHeader(width, height, bits, channels, page.offset, ("format", detail))
         if first(tiff.PHOTOMETRIC, 1) == 3:  # a palette becomes colours
             bits, channels = 8, 3
         offsets = tiff.numbers(data, where, page, tiff.STRIP_OFFSETS) or tiff.numbers(data, where, page, tiff.TILE_OFFSETS)
