@@ -221,6 +221,7 @@ class Daemon:
                 prepare_golden=prepare_golden,
                 find_defects=golden_defects,
                 release=decoders.release,
+                turned=decoders.turned,
             )
         )
         decoders.on_ring(inference.add_ring)

@@ -2,7 +2,8 @@
 
 Invariants
 - A hold concerns one (camera, recipe) only.
-- It ends by itself after its backoff: the next image is the probe. A probe that fails holds longer, one that passes ends the hold.
+- After its backoff one image goes as a probe, and no other until that one came back. A probe that fails holds longer, one that passes ends
+  the hold: a peer that refuses is asked once in a while, not by everything that waits.
 """
 
 from __future__ import annotations
@@ -40,13 +41,27 @@ class Holds:
     ) -> None:
         self._ready, self._backoff, self._monotonic, self._sample = ready, backoff, monotonic, sample
         self._holds: dict[tuple[str, str], Hold] = {}
+        self._probes: dict[tuple[str, str], object] = {}
 
     def active(self, camera: str, recipe: str) -> bool:
         """Must images of this pair wait now?"""
         if not self._ready(recipe):
             return True
         hold = self._holds.get((camera, recipe))
-        return hold is not None and self._monotonic() < hold.until
+        return hold is not None and ((camera, recipe) in self._probes or self._monotonic() < hold.until)
+
+    def admit(self, camera: str, recipe: str, image: object) -> bool:
+        """May this image go on now? `returned` must be called for one that may."""
+        if self.active(camera, recipe):
+            return False
+        if (camera, recipe) in self._holds:
+            self._probes[camera, recipe] = image
+        return True
+
+    def returned(self, camera: str, recipe: str, image: object) -> None:
+        """Whatever became of it."""
+        if self._probes.get((camera, recipe)) is image:
+            del self._probes[camera, recipe]
 
     def hold(self, camera: str, recipe: str, error: EdgedError) -> None:
         now = self._monotonic()

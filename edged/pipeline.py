@@ -100,9 +100,15 @@ class Pipeline:
     async def _one(self, landing: Landing) -> None:
         """From a landing to its record; every way out records it, puts it back, or knows it gone."""
         sender = self._rejudging if landing.again else self._intake
-        if self._holds.active(landing.camera, landing.recipe):
+        if not self._holds.admit(landing.camera, landing.recipe, landing):
             sender.put_back(landing)
             return
+        try:
+            await self._admitted(landing, sender)
+        finally:
+            self._holds.returned(landing.camera, landing.recipe, landing)
+
+    async def _admitted(self, landing: Landing, sender: Intake) -> None:
         reach("image.taken", landing.path)
         try:
             pages = await self._journey.judge(landing)

@@ -1,6 +1,7 @@
 """Asking one model about one page, with the second tries that are nobody's fault or must be proven somebody's.
 
 - An answer that no model may give: three tries, alone, with the golden images in between. They fail: it is the model; they pass: the image.
+- An image that made the model hang three times, alone, while Triton and the golden images were well: it is the image.
 - A model that Triton no longer has: one more try after it was loaded again.
 - Everything else ends the page's turn at once: it comes again when the peer is back.
 """
@@ -58,6 +59,10 @@ async def ask(label: str, model: Model, batcher: Batcher, tensors: Sequence[Tens
 
 
 async def _answer_all(label: str, model: Model, batcher: Batcher, entries: Sequence[Entry]) -> None:
+    if (guilty := next(filter(None, map(batcher.guilty, entries)), None)) is not None:
+        model.require_ready()
+        await model.golden_again()
+        raise guilty
     todo, tries, reloaded = list(entries), 1, False
     while todo:
         model.require_ready()

@@ -5,7 +5,8 @@ Invariants
 - In a volley, neighbours in a registered ring share one request; everything that has no registered ring shares one of plain bytes.
 - An entry whose request failed at the model is tried once more alone, so that one poisoned image takes no other with it.
 - When a request is overdue its callers are told, but the call runs on: slots come back when Triton answers or is known to be gone.
-- While a request is overdue nothing more is sent: the model hangs.
+- A request that is overdue opens the circuit; while that is open nothing is sent. If the model passes its checks all the same, the others
+  go on beside the stuck request; the images it carried are suspects, and go alone.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
+import grpc
+
 from edged.errors import EdgedError, ModelOutputInvalid, Unavailable
 from edged.inference.answers import Row
 from edged.inference.client import CallFailed
 from edged.inference.slots import Entry
+from edged.inference.suspects import TRIES, Suspects
 
 IN_FLIGHT = 2
 HARD_DEADLINES = 12
@@ -43,13 +47,17 @@ class Exchange(Protocol):
     def failed(self, error: CallFailed) -> EdgedError | CallFailed:
         """What the callers are told; takes note of it."""
 
-    def overdue(self) -> None: ...
+    @property
+    def shut(self) -> bool:
+        """The circuit is open: nothing may be sent."""
+
+    def overdue(self, run: Sequence[Entry]) -> None: ...
 
     def answered(self) -> None: ...
 
 
 class Batcher:
-    """`submit` entries, await their `answer`. `requests` counts what was sent."""
+    """`submit` entries, await their `answer`. `requests` counts what was sent; `overdue` what is stuck."""
 
     def __init__(
         self,
@@ -64,8 +72,13 @@ class Batcher:
         self.requests = 0
         self.volleys = 0
         self.overdue = 0
+        self.overdue_since = 0.0
+        self.suspects = Suspects(clock)
+        self._lone = False  # a suspect is with the model
+        self._losses = 0
         self._name, self._exchange, self._spawn, self._clock = name, exchange, spawn, clock
         self._max_batch, self._deadline_s, self._in_flight = max_batch, deadline_s, in_flight
+        self.rings: set[str] = set()
         self._pending: dict[tuple[str, int], Entry] = {}  # by ring and offset, oldest first
         self._scheduled = False
 
@@ -73,14 +86,19 @@ class Batcher:
     def waiting(self) -> int:
         return len(self._pending)
 
+    @property
+    def stuck_s(self) -> float:
+        """How long the oldest stuck request has been with Triton; 0 if there is none."""
+        return self._clock() - self.overdue_since if self.overdue else 0.0
+
     def submit(self, entry: Entry) -> asyncio.Future[Row]:
         """Queues it; what is submitted in the same turn of the loop goes together."""
         loop = asyncio.get_running_loop()
         entry.answer = loop.create_future()
         entry.queued = self._clock()
-        if self.overdue:
-            entry.reject(self._hangs())
-            return entry.answer
+        self.rings.add(entry.tensor.ring)
+        entry.suspect = self.suspects.suspected(entry.tensor)
+        entry.alone = entry.alone or entry.suspect
         self._pending[entry.tensor.ring, entry.tensor.offset] = entry
         if not self._scheduled:
             self._scheduled = True
@@ -93,6 +111,18 @@ class Batcher:
         if self._pending.get(place) is entry:
             del self._pending[place]
 
+    def guilty(self, entry: Entry) -> ModelOutputInvalid | None:
+        """Set for an image that made the model hang, alone, as often as it takes to be sure."""
+        if not self.suspects.guilty(entry.tensor):
+            return None
+        return ModelOutputInvalid(self._name, f"it gave no answer within {self._deadline_s:g} s, {TRIES} times, to this image alone")
+
+    def lost(self, error: EdgedError) -> None:
+        """Triton itself is away: whatever hangs now hangs for that."""
+        self._losses += 1
+        self.suspects.nobodys_fault()
+        self.fail_waiting(error)
+
     def fail_waiting(self, error: EdgedError) -> None:
         waiting, self._pending = self._pending, {}
         for entry in waiting.values():
@@ -103,8 +133,12 @@ class Batcher:
 
     def _pump(self) -> None:
         self._scheduled = False
-        while self._pending and self.volleys < self._in_flight and not self.overdue:
+        if self._exchange.shut:
+            self.fail_waiting(self._hangs())
+        while self._pending and self.volleys < self._in_flight and not self._lone:
             runs = self._next_volley()
+            if not runs:
+                return  # a suspect waits until nothing else is under way
             self.volleys += 1
             self.requests += len(runs)
             self._spawn(self._volley(runs), f"infer {self._name}")
@@ -117,6 +151,12 @@ class Batcher:
         while left and self._pending:
             oldest = next(iter(self._pending.values()))
             region = self._exchange.region(oldest.tensor.ring)
+            if oldest.suspect:
+                if self.volleys or runs or carried:
+                    break
+                self.withdraw(oldest)
+                self._lone = True
+                return [(region, [oldest])]
             if region is None and not oldest.alone:
                 self.withdraw(oldest)
                 carried.append(oldest)
@@ -144,6 +184,7 @@ class Batcher:
         return sorted(run, key=lambda entry: entry.tensor.offset)
 
     async def _volley(self, runs: list[tuple[str | None, list[Entry]]]) -> None:
+        """Ends when every request was answered or is overdue; what is overdue is waited for apart."""
         try:
             if len(runs) == 1:
                 await self._request(*runs[0])
@@ -153,26 +194,36 @@ class Batcher:
                         group.create_task(self._request(region, run), name=f"infer {self._name}")
         finally:
             self.volleys -= 1
+            self._lone = False
         self._pump()
 
     async def _request(self, region: str | None, run: list[Entry]) -> None:
-        now, hard_s = self._clock(), self._deadline_s * HARD_DEADLINES
+        now, hard_s, losses = self._clock(), self._deadline_s * HARD_DEADLINES, self._losses
         for entry in run:
             entry.sent, entry.in_hand = now, region is not None
         send = self._exchange.carried(run, hard_s) if region is None else self._exchange.in_memory(region, run, hard_s)
         call = asyncio.create_task(send, name=f"call {self._name}")
         done, _ = await asyncio.wait({call}, timeout=self._deadline_s)
-        if not done:
-            self.overdue += 1
-            self._exchange.overdue()
-            error = self._hangs()
-            self.fail_waiting(error)
-            for entry in run:
-                entry.reject(error)
-            try:
-                await asyncio.wait({call})
-            finally:
-                self.overdue -= 1
+        if done:
+            self._settle(run, call)
+            return
+        if self._losses == losses:
+            self.suspects.hung((entry.tensor for entry in run if entry.awaited), alone=self._lone)
+        self.overdue_since = self.overdue_since if self.overdue else self._clock() - self._deadline_s
+        self.overdue += 1
+        self._exchange.overdue(run)
+        error = self._hangs()
+        self.fail_waiting(error)
+        for entry in run:
+            entry.reject(error)
+        self._spawn(self._stuck(run, call), f"stuck {self._name}")
+
+    async def _stuck(self, run: list[Entry], call: asyncio.Future[list[Row | ModelOutputInvalid]]) -> None:
+        """A request that nobody waits for any more, but its slots do."""
+        try:
+            await asyncio.wait({call})
+        finally:
+            self.overdue -= 1
         self._settle(run, call)
 
     def _settle(self, run: list[Entry], call: asyncio.Future[list[Row | ModelOutputInvalid]]) -> None:
@@ -190,6 +241,8 @@ class Batcher:
         self._exchange.answered()
         for entry, row in zip(run, rows, strict=True):
             entry.answered = now
+            if entry.awaited:  # else the answer is late, and the slot may be another image's by now
+                self.suspects.cleared(entry.tensor)
             entry.returned()
             if isinstance(row, ModelOutputInvalid):
                 entry.reject(row)
@@ -197,6 +250,8 @@ class Batcher:
                 entry.resolve(row)
 
     def _fail(self, run: list[Entry], failure: CallFailed) -> None:
+        if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return  # at the end of all deadlines: that it is overdue was told long ago
         error = self._exchange.failed(failure)
         if isinstance(error, ModelOutputInvalid) and len(run) > 1:
             for entry in run:

@@ -47,6 +47,13 @@ class CallFailed(Exception):  # noqa: N818 - it names what happened
         self.sent = "failed to connect" not in low
 
     @property
+    def busy(self) -> bool:
+        """Triton has no room for the request: nothing is wrong with it, nor with the model."""
+        low = self.message.lower()
+        full = "exceeds maximum queue size" in low or "request timeout expired" in low
+        return full or self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    @property
     def unknown_model(self) -> bool:
         low = self.message.lower()
         return "unknown model" in low or "no available versions" in low or "not at ready state" in low

@@ -19,9 +19,12 @@ from edged.inference.slots import Entry
 class Watch(Protocol):
     """The model's keeper, told what its requests meet."""
 
+    @property
+    def shut(self) -> bool: ...
+
     def gone(self) -> None: ...
 
-    def failed(self) -> None: ...
+    def failed(self, cause: str) -> None: ...
 
     def hangs(self) -> None: ...
 
@@ -34,7 +37,15 @@ class TritonExchange:
     def __init__(self, manifest: Manifest, requests: RequestBytes, home: Home, watch: Watch) -> None:
         self._manifest, self._requests, self._home, self._watch = manifest, requests, home, watch
         self._label = f"{manifest.name}:{manifest.version}"
-        self.overdue, self.answered = watch.hangs, watch.answered
+        self.answered = watch.answered
+
+    @property
+    def shut(self) -> bool:
+        return self._watch.shut
+
+    def overdue(self, run: Sequence[Entry]) -> None:
+        self._home.rings.owed(run)
+        self._watch.hangs()
 
     def region(self, ring: str) -> str | None:
         return self._home.rings.region(ring)
@@ -69,5 +80,5 @@ class TritonExchange:
         elif not failure.answered and failure.code is grpc.StatusCode.UNAVAILABLE:
             self._home.lost(failure.message)
         else:
-            self._watch.failed()
+            self._watch.failed(failure.message)
         return Unavailable("triton", failure.message)

@@ -39,7 +39,8 @@ SPARE_BYTES = 1024 * 1024
 class Inference:
     """An async context manager: entering seeds and verifies the repository; `run` keeps the connection.
 
-    `release` is called once for every tensor; `prepare_golden` and `find_defects` are other rooms' eyes for the golden images.
+    `release` is called once for every tensor, `turned(recipe, ready)` whenever a recipe's models become ready or no longer are.
+    `prepare_golden` and `find_defects` are other rooms' eyes for the golden images.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Inference:
         prepare_golden: PrepareGolden,
         find_defects: FindDefects,
         release: Release,
+        turned: Callable[[str, bool], None] = lambda _recipe, _ready: None,
         clock: Callable[[], float] = time.monotonic,
         sample: Callable[[], float] = random.random,
     ) -> None:
-        self.release = release
+        self.release, self._turned = release, turned
+        self._was_ready: dict[str, bool] = {}
         self._triton, self._board, self._clock, self._sample = triton, board, clock, sample
         self._repository = Repository(state_dir, models.repository, models.backend, models.allow_python)
         self._prepare_golden, self._find_defects = prepare_golden, find_defects
@@ -237,6 +240,10 @@ class Inference:
         return [[self._snapshot(e, e.models[name]) for name in models.triton_names if name in e.models] for e in self._endpoints]
 
     def _report(self) -> None:
+        for name in self._recipes:
+            if (ready := self.ready(name)) is not self._was_ready.get(name):
+                self._was_ready[name] = ready
+                self._turned(name, ready)
         if not self._endpoints or not all(endpoint.looked for endpoint in self._endpoints):
             return  # nothing is known yet: no alarm at every start
         health.report_triton(self._board, self.endpoints(), self.snapshot())

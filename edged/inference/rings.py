@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -61,6 +62,8 @@ class Rings:
         self._token = secrets.token_hex(4)
         self._count = 0
         self._refused = False
+        self._owed: set[Entry] = set()
+        self._slots: dict[str, int] = {}
 
     def add(self, facts: RingFacts) -> None:
         self._rings.setdefault(facts.name, _Ring(facts))
@@ -76,11 +79,34 @@ class Rings:
 
     @property
     def blocked(self) -> int:
-        """Slots in limbo."""
-        return sum(len(ring.limbo) for ring in self._rings.values())
+        """Slots of requests that are overdue or lost, which Triton may still read."""
+        return sum(self._blocked().values())
+
+    def exhausted(self, names: Collection[str]) -> bool:
+        """Every slot of one of these rings is blocked."""
+        blocked = self._blocked()
+        return any(blocked[name] >= self._slots[name] for name in names if name in self._slots)
+
+    @property
+    def blocked_rings(self) -> Collection[str]:
+        return self._blocked().keys()
+
+    def owed(self, entries: Sequence[Entry]) -> None:
+        """Triton owes an answer for these: nobody waits for it any more but their slots."""
+        for entry in entries:
+            if entry.in_hand:
+                self._owed.add(entry)
+                tensor = entry.tensor
+                if (ring := self._rings.get(tensor.ring)) is not None:
+                    self._slots[tensor.ring] = ring.facts.nbytes // tensor.nbytes
+
+    def _blocked(self) -> Counter[str]:
+        self._owed = {entry for entry in self._owed if entry.in_hand}
+        return Counter(entry.tensor.ring for entry in self._owed)
 
     def lost(self, entries: Sequence[Entry]) -> None:
         """No answer will come for these, and nobody knows whether Triton still reads them."""
+        self.owed(entries)
         for entry in entries:
             ring = self._rings[entry.tensor.ring]
             ring.limbo.append(entry)

@@ -27,12 +27,15 @@ from edged.inference.exchange import TritonExchange
 from edged.inference.golden import Golden
 from edged.inference.repository import Package
 from edged.inference.slots import Release
-from edged.inference.states import ModelState
+from edged.inference.states import EXHAUSTED, EXHAUSTED_HINT, ModelState
 from edged.nouns import Tensor
 
 LOOK_S = 2.0
+BUSY_HINT = "Find out who else asks this Triton so much, or give the model more instances or a longer queue."
 HANGS_HINT = "Look at Triton's log; restart Triton if it hangs."
-_RETRY = Backoff(first_s=0.5, cap_s=30.0)
+_RETRY = Backoff(first_s=0.5, cap_s=10.0)
+_MISMATCH = Backoff(first_s=1.0, cap_s=30.0)
+"""A wrong model is loaded anew at each look, and only somebody's hand makes it right."""
 
 
 class ServedModel:
@@ -68,7 +71,16 @@ class ServedModel:
     # --- its life ----------------------------------------------------------------------------------------------------------
     @property
     def ready(self) -> bool:
-        return self.state is ModelState.READY and self.breaker.state is Circuit.CLOSED
+        return self.state is ModelState.READY and self.breaker.state is Circuit.CLOSED and not self.exhausted
+
+    @property
+    def shut(self) -> bool:
+        return self.breaker.state is not Circuit.CLOSED
+
+    @property
+    def exhausted(self) -> bool:
+        """Every slot that its images could lie in is blocked by a request that Triton has not answered."""
+        return self._home.rings.exhausted(self.batcher.rings)
 
     async def run(self) -> None:
         """Keeps it ready for as long as it can be; ends only by cancellation."""
@@ -81,12 +93,13 @@ class ServedModel:
             elif not self._home.live:
                 attempt = 0
                 await self._wake.wait()
-            elif self.ready and await self._still_there():
+            elif self.state is ModelState.READY and not self.shut and await self._still_there():
                 attempt = 0
                 await self._pause(LOOK_S)
             elif not await self._bring_up():
                 attempt += 1
-                await self._pause(_RETRY.delay_s(attempt, self._sample()))
+                backoff = _MISMATCH if self.state is ModelState.MISMATCH else _RETRY
+                await self._pause(backoff.delay_s(attempt, self._sample()))
 
     def look(self) -> None:
         """Something changed: look at once."""
@@ -94,7 +107,7 @@ class ServedModel:
 
     def away(self, cause: str) -> None:
         """The endpoint is away."""
-        self.batcher.fail_waiting(Unavailable("triton", cause))
+        self.batcher.lost(Unavailable("triton", cause))
         if self.state is not ModelState.UNLOADED:
             self._become(ModelState.WAITING, f"Triton is away: {cause}", "Start Triton; the model is loaded as soon as it is there.")
         self.look()
@@ -125,6 +138,8 @@ class ServedModel:
             return
         if self.state in (ModelState.MISMATCH, ModelState.UNLOADED):
             raise ModelMismatch(self.package.label, self.cause, self.hint)
+        if self.state is ModelState.READY and not self.shut:
+            raise Unavailable("triton", f"model {self.package.label}: {EXHAUSTED}", EXHAUSTED_HINT)
         cause = f"model {self.package.label} is {self.state}" + (f": {self.cause}" if self.cause else "")
         raise Unavailable("triton", cause, self.hint)
 
@@ -177,13 +192,16 @@ class ServedModel:
             return False
         except CallFailed as failure:
             self.breaker.failed()
-            if failure.answered or failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if failure.busy:
+                self._become(ModelState.HANGING, f"Triton refuses a probe: {failure.message}", BUSY_HINT)
+            elif failure.answered or failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._become(ModelState.HANGING, f"no answer to a probe: {failure.message}", HANGS_HINT)
             else:
                 self._home.lost(failure.message)
             return False
         if self._kept_out or not self._home.live:
             return True
+        self.batcher.suspects.proven()
         self.breaker.succeeded()
         self._become(ModelState.READY)
         return True
@@ -220,16 +238,19 @@ class ServedModel:
             self._become(ModelState.LOADING, "Triton no longer had it")
         self.look()
 
-    def failed(self) -> None:
+    def failed(self, cause: str) -> None:
         """A request found Triton there but got no answer worth having."""
         if self.breaker.failed():
-            self.hangs()
+            self._open(f"{self.breaker.threshold} requests in a row failed: {cause}", BUSY_HINT)
 
     def hangs(self) -> None:
         """A request is overdue."""
         self.breaker.trip()
+        self._open(f"a request has had no answer for {self._config.deadline_s:g} s", HANGS_HINT)
+
+    def _open(self, cause: str, hint: str) -> None:
         if self.state is ModelState.READY:
-            self._become(ModelState.HANGING, f"a request has had no answer for {self._config.deadline_s:g} s", HANGS_HINT)
+            self._become(ModelState.HANGING, cause, hint)
         self.look()
 
     def answered(self) -> None:

@@ -18,21 +18,27 @@ Release = Callable[[Tensor], None]
 
 
 class Entry:
-    """`answer` gets the row, or the error that its request ended with. `alone`: no other may share its request.
+    """`answer` gets the row, or the error that its request ended with. `alone`: no other may share its request. `suspect`: while it is
+    with the model, nothing else is.
 
     `queued`, `sent`, `answered` are monotonic seconds of the latest try.
     """
 
-    __slots__ = ("_left", "_release", "alone", "answer", "answered", "in_hand", "queued", "sent", "tensor")
+    __slots__ = ("_left", "_release", "alone", "answer", "answered", "in_hand", "queued", "sent", "suspect", "tensor")
 
     def __init__(self, tensor: Tensor, release: Release) -> None:
         self.tensor = tensor
         self.answer: asyncio.Future[Row] | None = None
-        self.alone = False
+        self.alone = self.suspect = False
         self.in_hand = False
         self.queued = self.sent = self.answered = 0.0
         self._release: Release | None = release
         self._left = False
+
+    @property
+    def awaited(self) -> bool:
+        """Its caller still waits for this try's answer: the slot holds what was sent."""
+        return not self._left and self.answer is not None and not self.answer.done()
 
     def resolve(self, row: Row) -> None:
         if self.answer is not None and not self.answer.done():

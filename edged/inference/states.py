@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+EXHAUSTED = "every slot is blocked by requests that Triton has not answered"
+EXHAUSTED_HINT = "Restart Triton: only its answer, or its end, frees the slots."
+
 
 class ModelState(StrEnum):
     """`waiting`: Triton is away; `loading`: being loaded and checked; `hanging`: the circuit is open; `unloaded`: on request."""
@@ -21,7 +24,7 @@ class ModelState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """One model version at one endpoint. `golden`: how many golden images it passes; `circuit`: closed, open or half-open; `stuck`:
-    requests that are overdue and still unanswered."""
+    requests that are overdue and still unanswered, the oldest for `stuck_s`; `exhausted`: they block every slot."""
 
     name: str
     version: str
@@ -42,6 +45,8 @@ class ModelSnapshot:
     waiting: int
     in_flight: int
     stuck: int
+    stuck_s: float
+    exhausted: bool
 
 
 @dataclass(frozen=True, slots=True)

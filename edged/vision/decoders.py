@@ -102,6 +102,10 @@ class Decoders:
         """Makes the rings these plans need, so that they are registered before the first image. Raises ModelMismatch, Unavailable."""
         self._plan_set(tuple(plans))
 
+    def turned(self, recipe: str, ready: bool) -> None:
+        """The recipe's models can be asked, or cannot: then no image waits for a slot, and `prepare` raises Unavailable where it would."""
+        self._slots.in_vain(recipe, not ready)
+
     def release(self, tensor: Tensor) -> None:
         """The slot is free again: nobody reads it any more. Raises ValueError when it was released before."""
         self._slots.release(tensor.ring, tensor.slot)
@@ -145,7 +149,7 @@ class Decoders:
         need: Sequence[int]
         try:
             while True:
-                granted = await self._slots.acquire(wants)
+                granted = await self._slots.acquire(wants, recipe)
                 asked = replace(job, slots=tuple((plan, self._ring_numbers[id(ring)], slot) for plan, ring, slot in granted))
                 answer = await self._ask(landing, asked, known, granted)
                 if answer["outcome"] == "died":

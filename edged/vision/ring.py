@@ -167,6 +167,8 @@ class Slots:
         self._rings: dict[tuple[str, tuple[int, int, int], str], Ring] = {}
         self._by_name: dict[str, Ring] = {}
         self._waiting: deque[tuple[list[Want], asyncio.Future[Granted]]] = deque()
+        self._asking: dict[asyncio.Future[Granted], str] = {}
+        self._vain: set[str] = set()
 
     def ring(self, plan: InputPlan) -> tuple[Ring, bool]:
         """The plan's ring and whether it was made just now. Raises Unavailable when /dev/shm is full."""
@@ -180,22 +182,40 @@ class Slots:
     def all(self) -> tuple[Ring, ...]:
         return tuple(self._rings.values())
 
-    async def acquire(self, wants: list[Want]) -> Granted:
-        """At least one slot and at most as many as wanted, for each want; waits until all are to be had at once."""
+    def in_vain(self, recipe: str, vain: bool) -> None:
+        """While nobody can use this recipe's tensors its images do not wait for slots, which may come back in days: Unavailable instead."""
+        if not vain:
+            self._vain.discard(recipe)
+            return
+        self._vain.add(recipe)
+        for future in [future for future, whose in self._asking.items() if whose == recipe and not future.done()]:
+            future.set_exception(_nobody_asks(recipe))
+        self._waiting = deque(waiter for waiter in self._waiting if not waiter[1].done())
+
+    async def acquire(self, wants: list[Want], recipe: str = "") -> Granted:
+        """At least one slot and at most as many as wanted, for each want; waits until all are to be had at once.
+
+        Unavailable while that would be in vain.
+        """
         asked = {id(ring) for _, ring, _ in wants}
         if not any(id(ring) in asked for others, _ in self._waiting for _, ring, _ in others) and _possible(wants):
             return _granted(wants)
+        if recipe in self._vain:
+            raise _nobody_asks(recipe)
         future: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
         self._waiting.append((wants, future))
+        self._asking[future] = recipe
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and not future.exception():
                 for _, ring, slot in future.result():
                     self.give_back(ring, slot)
             else:
                 self._waiting = deque(waiter for waiter in self._waiting if waiter[1] is not future)
             raise
+        finally:
+            del self._asking[future]
 
     def give_back(self, ring: Ring, slot: int) -> None:
         """Frees one slot and lets the first waiters go on that now can."""
@@ -220,6 +240,10 @@ class Slots:
         for ring in self._rings.values():
             ring.remove()
         self._rings.clear()
+
+
+def _nobody_asks(recipe: str) -> Unavailable:
+    return Unavailable("triton", f"the models of {recipe} cannot be asked, and no slot is free", "See the recipe's own health item.")
 
 
 def _possible(wants: Sequence[Want]) -> bool:

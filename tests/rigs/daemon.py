@@ -101,6 +101,11 @@ class Daemon:
         except (OSError, ValueError):
             return None
 
+    def text(self, path: str) -> str:
+        """The answer as it is."""
+        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            return str(answer.read().decode())
+
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Another `edged` command under the same configuration and environment."""
         command = [str(EDGED), arguments[0], "--config", str(self.config), *arguments[1:]]

@@ -240,6 +240,25 @@ async def test_a_hold_ends_by_itself_and_the_next_success_forgets_it() -> None:
     assert rig.holds.snapshot() == ()
 
 
+async def test_after_a_hold_one_image_probes_and_the_others_wait_for_what_it_meets() -> None:
+    rig = Rig()
+    rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    rig.now += 1.1
+    assert rig.holds.admit("cam1", "r", "first")
+    assert not rig.holds.admit("cam1", "r", "second")
+    assert rig.holds.admit("cam1", "q", "of another recipe")
+    rig.holds.hold("cam1", "r", Unavailable("triton", "away"))
+    rig.holds.returned("cam1", "r", "first")
+    assert not rig.holds.admit("cam1", "r", "second")
+    rig.now += 2.1
+    assert rig.holds.admit("cam1", "r", "second")
+    rig.holds.returned("cam1", "r", "second")  # it vanished, or changed: it says nothing of the peer
+    assert rig.holds.admit("cam1", "r", "third")
+    rig.holds.release("cam1", "r")
+    assert rig.holds.admit("cam1", "r", "fourth")
+    assert rig.holds.admit("cam1", "r", "fifth")
+
+
 async def test_a_second_failure_holds_longer_than_the_first() -> None:
     rig = Rig()
     rig.holds.hold("cam1", "r", Unavailable("triton", "away"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from contract.decoder_images import plan
+from edged.errors import Unavailable
 from edged.nouns import Geometry, ImageFacts
 from edged.vision.ring import Ring, Slots
 from edged.vision.wire import Job, geometry_to_wire, image_to_wire, sound
@@ -106,3 +107,28 @@ def test_an_answer_bent_by_a_hostile_image_is_not_believed(key: str, value: Any)
 )
 def test_a_message_that_is_no_answer_is_not_believed(message: dict[str, Any]) -> None:
     assert not sound(message, [JOB])
+
+
+async def test_nobody_waits_for_a_slot_of_models_that_cannot_be_asked() -> None:
+    slots = Slots(2)
+    try:
+        ring, _ = slots.ring(plan())
+        taken = [await slots.acquire([(0, ring, 1)], "r") for _ in range(2)]
+        waiting = [asyncio.ensure_future(slots.acquire([(0, ring, 1)], recipe)) for recipe in ("r", "q")]
+        await asyncio.sleep(0)
+        slots.in_vain("r", True)
+        with pytest.raises(Unavailable):
+            await waiting[0]
+        with pytest.raises(Unavailable):
+            await slots.acquire([(0, ring, 1)], "r")
+        slots.give_back(*taken[0][0][1:])
+        assert await waiting[1] == [(0, ring, taken[0][0][2])]
+        slots.give_back(*taken[1][0][1:])
+        assert await slots.acquire([(0, ring, 1)], "r")  # a free slot is had all the same
+        slots.in_vain("r", False)
+        later = asyncio.ensure_future(slots.acquire([(0, ring, 1)], "r"))
+        await asyncio.sleep(0)
+        assert not later.done()
+        later.cancel()
+    finally:
+        slots.remove()
