@@ -7,7 +7,7 @@ import os
 import sys
 
 from edged.cli import main as run_command
-from edged.errors import ConfigError, EdgedError
+from edged.errors import ConfigError, EdgedError, LedgerNewer
 
 EXIT_CONFIG = 78  # EX_CONFIG: systemd does not restart what cannot work
 
@@ -24,7 +24,7 @@ def main() -> None:
         if "--json" in sys.argv:
             print(json.dumps({"error": str(error), "hint": error.hint}))
         print(f"edged: {error}{'. ' + error.hint if error.hint else ''}", file=sys.stderr)
-        code = 1
+        code = EXIT_CONFIG if isinstance(error, LedgerNewer) else 1
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:

@@ -97,3 +97,13 @@ class LedgerCorrupt(EdgedError):  # noqa: N818 - it names what was found
         self.path = path
         self.cause = cause
         self.hint = "The file is kept for analysis; check the disk."
+
+
+class LedgerNewer(EdgedError):  # noqa: N818 - it names what was found
+    """A newer edged has changed the ledger's tables. Reaction: exit 78, no restart: another try finds the same."""
+
+    def __init__(self, path: str, changes: list[str]) -> None:
+        super().__init__(f"the ledger {path} cannot be used: a newer edged has changed it ({', '.join(changes)})")
+        self.path = path
+        self.changes = changes
+        self.hint = "Start the newer edged again, or restore the ledger's backup from before the upgrade (edged db backup makes one)."

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from edged.errors import LedgerCorrupt, Unavailable
-from edged.ledger.migrations import migrate
+from edged.ledger.mark import Reached
+from edged.ledger.migrations import migrate, refuse_newer
 from edged.ledger.place import PASSING
 
 FILE: Final = "ledger.db"
-QUICK_CHECK_BYTES: Final = 64 * 1024**2
+CHECK_BYTES: Final = 64 * 1024**2
 """A larger file is not read through at each start; damage then shows when a page is used."""
 
 WRITER_PRAGMAS: Final = (
@@ -48,18 +49,23 @@ _OPENING = {
 }
 
 
-def check(path: Path) -> None:
-    """LedgerCorrupt with the file and its log left as they are: a connection that may write would already mix them."""
+def check(path: Path, reached: Reached | None = None) -> None:
+    """LedgerCorrupt, also when it lacks what it has `reached`: with the file and its log left as they are, because a connection that may
+    write would already mix them. LedgerNewer."""
     if not path.exists() or path.stat().st_size == 0:
+        if reached is not None and any(reached.lasts.values()):
+            raise LedgerCorrupt(str(path), "it is empty" if path.exists() else "it is gone")
         return
     try:
         connection = open_reader(path)
         try:
-            if path.stat().st_size <= QUICK_CHECK_BYTES:
-                (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            refuse_newer(connection, str(path))
+            if path.stat().st_size <= CHECK_BYTES:
+                (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
                 if said != "ok":
                     raise LedgerCorrupt(str(path), str(said))
-            connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if reached is not None and (lacking := reached.lacking(connection)):
+                raise LedgerCorrupt(str(path), lacking)
         finally:
             connection.close()
     except sqlite3.Error as error:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from edged.errors import Unavailable
+from edged.errors import LedgerNewer
 from edged.failpoints import reach
 from edged.ledger.schema import FIRST
 
@@ -56,25 +56,45 @@ def rejudgements(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX landing_same ON landing (same_as) WHERE same_as IS NOT NULL")
 
 
+def accounts(connection: sqlite3.Connection) -> None:
+    """So that damage can be told exactly: a checksum of each message, and which numbers are rightly not here."""
+    connection.execute("ALTER TABLE message ADD COLUMN checksum INTEGER")
+    connection.execute(
+        "CREATE TABLE absent (kind TEXT NOT NULL, epoch TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, why TEXT NOT NULL, "
+        "PRIMARY KEY (kind, epoch, first)) WITHOUT ROWID"
+    )
+    connection.execute("CREATE TABLE ended (epoch TEXT NOT NULL, kind TEXT NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (epoch, kind))")
+    # What is missing by now was pruned, or is told by the event of an earlier rebuild.
+    there = "SELECT kind, epoch, sequence, lag(sequence, 1, 0) OVER (PARTITION BY kind, epoch ORDER BY sequence) AS before FROM message"
+    connection.execute(
+        f"INSERT INTO absent SELECT kind, epoch, before + 1, sequence - 1, 'pruned' FROM ({there}) WHERE sequence > before + 1"  # noqa: S608 - our own words
+    )
+    connection.execute(
+        "INSERT INTO ended SELECT epoch, kind, max(sequence) FROM message WHERE epoch <> (SELECT value FROM meta WHERE key = 'epoch') "
+        "GROUP BY epoch, kind"
+    )
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    connection.execute(
+        "INSERT INTO absent SELECT * FROM (SELECT s.kind, ?1, 1 + coalesce((SELECT max(sequence) FROM message m WHERE m.kind = s.kind AND "
+        "m.epoch = ?1), 0) AS first, s.last, 'pruned' FROM sequence s) WHERE first <= last",
+        (epoch,),
+    )
+
+
 ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "first_tables": first_tables,
     "audit": audit,
     "camera_folders": camera_folders,
     "rejudgements": rejudgements,
+    "accounts": accounts,
 }
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Brings the file to our schema. Unavailable: a newer edged has written it."""
+    """Brings the file to our schema. LedgerNewer: a newer edged has written it."""
+    refuse_newer(connection, path)
     done = applied(connection)
-    if newer := [name for name in done if name not in ALL]:
-        raise Unavailable(
-            f"the ledger {path}",
-            f"a newer edged has changed it ({', '.join(newer)})",
-            "Start the newer edged again, or restore the ledger's backup from before the upgrade.",
-            lasting=True,
-        )
     if len(done) == len(ALL):
         return
     # Only the rare run that migrates pays for importing sqlite-utils (0.2 s).
@@ -85,6 +105,12 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         migrations(name=name)(lambda database, change=change: _run(database.conn, change))
     migrations.apply(Database(connection))
     reach("ledger.migrated")
+
+
+def refuse_newer(connection: sqlite3.Connection, path: str) -> None:
+    """LedgerNewer."""
+    if newer := [name for name in applied(connection) if name not in ALL]:
+        raise LedgerNewer(path, newer)
 
 
 def _run(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], None]) -> None:

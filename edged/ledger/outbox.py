@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from edged.errors import Unavailable
+from edged.ledger.accounts import is_sound
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.schema import ACCEPTED, DELIVERED, DUE, HELD, MQTT, PARKED
@@ -43,7 +44,7 @@ _PARKED: Final = (
 )
 
 _ROW: Final = (
-    "SELECT m.message, m.kind, m.epoch, m.sequence, m.id, t.name, m.body, m.properties, o.attempts, o.replay FROM outbox o "
+    "SELECT m.message, m.checksum, m.kind, m.epoch, m.sequence, m.id, t.name, m.properties, m.body, o.attempts, o.replay FROM outbox o "
     "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic WHERE o.sink = 'mqtt'"
 )
 
@@ -73,7 +74,7 @@ class Outbox:
         """Rows of a lane behind row `after`, at most `limit`, by number."""
         low, high = (max(after, mark), 2**62) if lane == "fresh" else (after, mark)
         sql = f"{_ROW} AND o.state = 0 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?"
-        rows = await self._read(lambda c: c.execute(sql, (low, high, limit)).fetchall())
+        rows = await self._read(lambda c: _sound(c.execute(sql, (low, high, limit)).fetchall()))
         return [_row(row, lane == "backlog") for row in rows]
 
     async def delivered(self, rows: Sequence[int]) -> None:
@@ -192,8 +193,8 @@ class Outbox:
     async def probe(self, topic: str) -> OutboxRow | None:
         """The oldest held row of a topic."""
         sql = f"{_ROW} AND o.state = 2 AND o.topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY o.message LIMIT 1"  # noqa: S608 - our words only
-        row = await self._read(lambda c: c.execute(sql, (topic,)).fetchone())
-        return None if row is None else _row(row, replayed=True)
+        rows = await self._read(lambda c: _sound(c.execute(sql, (topic,)).fetchall()))
+        return _row(rows[0], replayed=True) if rows else None
 
     async def release(self, topic: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
         """Somebody subscribes: its rows are due again."""
@@ -341,8 +342,18 @@ def _within(sequence: int, ranges: Sequence[tuple[int, int]]) -> bool:
     return any(first <= sequence <= last for first, last in ranges)
 
 
+def _sound(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Nothing leaves that is not what was recorded."""
+    for number, check, *row in rows:
+        if not is_sound(check, *row[:7]):
+            error = sqlite3.DatabaseError(f"message {number} is not what was written: its checksum differs")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+    return rows
+
+
 def _row(row: tuple[Any, ...], replayed: bool) -> OutboxRow:
-    number, kind, epoch, sequence, id_, topic, body, properties, attempts, replay = row
+    number, _, kind, epoch, sequence, id_, topic, properties, body, attempts, replay = row
     return OutboxRow(
         number, kind, epoch, sequence, id_, topic, bytes(body), json.loads(properties), attempts, replayed or bool(replay) or attempts > 0
     )

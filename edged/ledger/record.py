@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from edged.ledger.identity import content_hash, identity, landing_hash, place_hash
-from edged.ledger.rows import insert_landing, next_number, read_ns, stored_ns, text, topic_of
+from edged.ledger.rows import checksum, insert_landing, next_number, read_ns, stored_ns, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
 from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
 
@@ -172,11 +172,12 @@ class Recorder:
         """The message and one outbox row a sink; returns the message's row."""
         topic, held = topic_of(connection, envelope.topic)
         properties = json.dumps(dict(envelope.properties), separators=(",", ":"))
+        said = (numbering.kind, numbering.epoch, numbering.sequence, numbering.id)
         message = connection.execute(
-            "INSERT INTO message VALUES (NULL,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO message (kind, epoch, sequence, id, topic, created, age, properties, body, checksum) VALUES (?,?,?,?,?,?,?,?,?,?)",
             (
-                *(numbering.kind, numbering.epoch, numbering.sequence, numbering.id, topic),
-                *(self._wall(), self.age(), properties, envelope.body),
+                *(*said, topic, self._wall(), self.age(), properties, envelope.body),
+                checksum(*said, envelope.topic, properties, envelope.body),
             ),
         ).lastrowid
         assert message is not None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from edged.config import Ledger as LedgerConfig
@@ -86,24 +86,27 @@ class Retention:
         limit = self._age.now() - self._config.retain_days * 86_400
         # The newest message stays, so that row numbers never begin anew.
         rows = connection.execute(
-            "SELECT m.message, m.age, r.message IS NOT NULL, EXISTS (SELECT 1 FROM outbox o WHERE o.message = m.message AND o.state < 4) "
-            "FROM message m LEFT JOIN result r ON r.message = m.message "
+            "SELECT m.message, m.age, r.message IS NOT NULL, EXISTS (SELECT 1 FROM outbox o WHERE o.message = m.message AND o.state < 4), "
+            "m.kind, m.epoch, m.sequence FROM message m LEFT JOIN result r ON r.message = m.message "
             "WHERE m.message > ? AND m.message < (SELECT max(message) FROM message) ORDER BY m.message LIMIT ?",
             (self._after, PIECE),
         ).fetchall()
         doomed: list[tuple[int]] = []
         examined = deleted = 0
-        for message, age, is_result, is_open in rows:
+        numbers: list[tuple[str, str, int]] = []
+        for message, age, is_result, is_open, *number in rows:
             if not (age < limit or excess > deleted or too_large):
                 break
             examined += 1
             self._after = message
             if not is_open:
                 doomed.append((message,))
+                numbers.append(tuple(number))
                 deleted += bool(is_result)
         connection.execute("BEGIN IMMEDIATE")
         if doomed:
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('pruned', 1)")
+            account(connection, numbers)
         connection.executemany("DELETE FROM outbox WHERE message = ?", doomed)
         connection.executemany("DELETE FROM result WHERE message = ?", doomed)
         connection.executemany("DELETE FROM message WHERE message = ?", doomed)
@@ -126,3 +129,22 @@ class Retention:
         (pages,), (free,) = connection.execute("PRAGMA page_count").fetchone(), connection.execute("PRAGMA freelist_count").fetchone()
         if free > max(FREE_PAGES, pages // 5):
             connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+
+
+def account(connection: sqlite3.Connection, numbers: Iterable[tuple[str, str, int]]) -> None:
+    """(kind, epoch, sequence) of what is pruned, as few ranges as there can be."""
+    for kind, epoch, sequence in numbers:
+        of, first, last = (kind, epoch), sequence, sequence
+        (before,) = connection.execute(
+            "SELECT max(first) FROM absent WHERE kind = ? AND epoch = ? AND first < ?", (*of, sequence)
+        ).fetchone()
+        if before is not None:
+            joined = connection.execute(
+                "UPDATE absent SET last = ? WHERE kind = ? AND epoch = ? AND first = ? AND last = ?", (sequence, *of, before, sequence - 1)
+            ).rowcount
+            first = before if joined else first
+        found = connection.execute("SELECT last FROM absent WHERE kind = ? AND epoch = ? AND first = ?", (*of, sequence + 1)).fetchone()
+        if found is not None:
+            connection.execute("DELETE FROM absent WHERE kind = ? AND epoch = ? AND first = ?", (*of, sequence + 1))
+            last = found[0]
+        connection.execute("INSERT OR REPLACE INTO absent VALUES (?, ?, ?, ?, 'pruned')", (*of, first, last))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 
 from edged.ledger.identity import content_hash, landing_hash, name_hash, place_hash
 from edged.ledger.schema import PENDING
@@ -65,3 +66,8 @@ def topic_of(connection: sqlite3.Connection, name: str) -> tuple[int, bool]:
         assert row is not None
         return row, False
     return int(found[0]), found[1] is not None
+
+
+def checksum(kind: str, epoch: str, sequence: int, id_: str, topic: str, properties: str, body: bytes) -> int:
+    """SQLite notices a damaged page, not a damaged byte of what we store."""
+    return zlib.crc32(body, zlib.crc32(f"{kind}\0{epoch}\0{sequence}\0{id_}\0{topic}\0{properties}\0".encode()))

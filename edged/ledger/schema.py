@@ -6,6 +6,9 @@ Invariants
 - `message` is what the plant is told: frozen when it is committed. `result` holds what is asked about it, in narrow rows.
 - `outbox` is the state of one message's delivery to one sink. Only a delivered message may be pruned.
 - `sequence` counts without holes within (epoch, kind); `epoch` belongs to this file.
+- `absent` holds ranges of numbers that are rightly not in this file (pruned, or told as lost), `ended` the last numbers of epochs before
+  this file's: every other number up to the last is here, or is lost.
+- `checksum` of a message covers all that makes it up (`rows.checksum`); NULL: recorded by an edged that made none.
 - `age` is the ledger's own time in seconds, which no jump of the wall clock moves (see `retention.py`).
 """
 
@@ -13,7 +16,9 @@ from __future__ import annotations
 
 from typing import Final
 
+KINDS: Final = ("result", "wafer", "event")
 MQTT: Final = "mqtt"
+SINKS: Final = (MQTT,)
 
 DUE: Final = 0
 """To be sent, or sent and not answered yet."""

@@ -25,6 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.failpoints import reach
 from edged.ledger.connection import open_writer, translated
+from edged.ledger.mark import Mark
 from edged.ledger.rebuild import distrust
 from edged.nouns import Board, HealthStatus
 
@@ -79,12 +80,14 @@ class Writer:
         self._under_way: list[Job[Any]] = []
         self._pages = 0.0
         self._changes = 0
+        self._mark = Mark(path)
         self._wal = path.with_name(path.name + "-wal")
 
     def start(self, first: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Opens the file, so that its errors are the caller's, lets `first` look at it, and starts the thread."""
         self._connection = open_writer(self._path)
         first(self._connection)
+        self._mark.note(self._connection)
         self._board.report("ledger", HealthStatus.OK)
         self._thread.start()
 
@@ -153,6 +156,7 @@ class Writer:
                 break
         if self._connection is not None:
             self._connection.close()
+        self._mark.close()
 
     def _next(self, wait_s: float) -> tuple[list[Job[Any]], bool]:
         jobs: list[Job[Any]] = []
@@ -173,6 +177,7 @@ class Writer:
             connection = self._connection or self._reopened()
             if not self._together(connection, jobs):
                 self._one_by_one(connection, jobs)
+            self._mark.note(connection)
             self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
             self._changes = connection.total_changes
         except _DISK as error:
@@ -260,9 +265,9 @@ class Writer:
         connection = open_writer(self._path)
         try:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:  # a reader held the log; the next checkpoint comes soon enough
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error:
+            if busy:  # what is added to a log that may not be on the disk could not be read after a power cut
+                raise Unavailable("the ledger", "after a failed write its log must be written back, and somebody reads it", HINT)
+        except (sqlite3.Error, Unavailable):
             connection.close()
             raise
         self._connection, self._changes = connection, 0
@@ -277,6 +282,7 @@ class Writer:
                 connection = self._reopened()
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (time.time(),))
             self._tick(connection)
+            self._mark.sync()
         except _DISK as error:
             self._failed([], error)
         else:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from contract.ledger_pages import HeardBoard, opened, page
-from edged.errors import ConfigError, Unavailable
+from edged.errors import ConfigError, LedgerNewer, Unavailable
 from edged.ledger.connection import open_reader
 from edged.ledger.place import prepare
 from edged.nouns import HealthStatus, Recorded, Recording
@@ -88,6 +88,7 @@ async def test_an_epoch_of_digits_stays_the_text_that_it_is(tmp_path: Path) -> N
     with connection:
         connection.execute("UPDATE meta SET value = '12e456789012' WHERE key = 'epoch'")
     connection.close()
+    (tmp_path / "ledger.mark").unlink()  # it would say that this is another ledger's file
     async with opened(tmp_path) as ledger:
         await ledger.record([page()])
         (row,) = await ledger.outbox.due("fresh", 1, 0, 0)
@@ -157,7 +158,7 @@ async def test_a_ledger_written_by_a_newer_edged_is_refused_in_one_sentence(tmp_
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('edged', 'wafers_in_colour', '2031-01-01')"
         )
     connection.close()
-    with pytest.raises(Unavailable, match=r"a newer edged has changed it \(wafers_in_colour\)"):
+    with pytest.raises(LedgerNewer, match=r"a newer edged has changed it \(wafers_in_colour\)"):
         async with opened(tmp_path):
             pass
 
