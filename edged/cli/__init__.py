@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     for verb, about in (("pause", "judge nothing of a camera until it is resumed"), ("resume", "let a paused or held camera go on")):
         verbs.add_parser(verb, help=about + "; asks the running daemon, with --token-file").add_argument("name", metavar="CAMERA")
 
+    _database(command("db", "db:db", "look at the ledger's file, copy it, make it small"))
     command("schema", "offline:schema", "print the JSON Schema of the result message")
     return top
 
@@ -98,6 +99,18 @@ def _acting(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None
 
 def _waits(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--wait", type=float, default=30.0, metavar="S", help="wait so long for the result (default 30; 0: not at all)")
+
+
+def _database(sub: argparse.ArgumentParser) -> None:
+    verbs = sub.add_subparsers(dest="verb", required=True, metavar="VERB")
+    check = verbs.add_parser("check", help="read the whole ledger and say what is wrong with it; the daemon may run")
+    check.add_argument("--rebuild", action="store_true", help="if it is damaged, the daemon's next start sets it aside and rebuilds it")
+    backup = verbs.add_parser("backup", help="copy the ledger to a file; the daemon may run")
+    backup.add_argument("file", type=Path, metavar="FILE", help="the copy; one that is there is not replaced")
+    backup.add_argument("--force", action="store_true", help="replace it")
+    vacuum = verbs.add_parser("vacuum", help="give free pages back to the disk; the daemon must be stopped")
+    for verb in (check, backup, vacuum):
+        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="machine-readable output")
 
 
 def _remote(sub: argparse.ArgumentParser) -> None:

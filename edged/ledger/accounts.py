@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from edged.ledger.rows import checksum
+from edged.ledger.identity import content_hash, landing_hash, place_hash
+from edged.ledger.rows import checksum, read_ns
 
 Range = tuple[int, int]
 
@@ -32,6 +33,19 @@ def is_sound(check: int | None, *row: Any) -> bool:
         kind, epoch, sequence, id_, *_, body = row
         said = json.loads(body)  # recorded by an edged that made no checksums: it says of itself what it is
         return (said["kind"], said["epoch"], int(said["sequence"]), said["id"]) == (kind, epoch, sequence, id_)
+    return False
+
+
+LANDINGS: Final = "SELECT landing, key, place, content, camera, path, size, mtime_ns, sha256 FROM landing WHERE how <> 'salvaged'"
+
+
+def is_as_written(
+    key: int, place: int, content: int | None, camera: str, path: bytes, size: int, mtime_ns: int | bytes, sha256: bytes | None
+) -> bool:
+    """Of a landing: its hashes agree with what they are of. The arguments as `LANDINGS` gives them, without the first."""
+    with suppress(TypeError, ValueError, AttributeError):
+        said = (landing_hash(camera, path, size, read_ns(mtime_ns)), place_hash(camera, path), content_hash(sha256) if sha256 else None)
+        return said == (key, place, content)
     return False
 
 

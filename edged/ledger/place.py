@@ -19,7 +19,10 @@ PASSING: Final = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, 
 def prepare(state_dir: Path) -> None:
     """Makes the directory. ConfigError: it lies on a network file system; Unavailable: it cannot be made or written."""
     try:
+        new = [each for each in (state_dir, *state_dir.parents) if not each.exists()]
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for each in new:
+            synced(each.parent)
         kind = is_network(state_dir)
     except OSError as error:
         raise _away(state_dir, error) from None
@@ -62,6 +65,15 @@ def locked_still(state_dir: Path, descriptor: int) -> int:
     fresh = lock(state_dir)
     os.close(descriptor)
     return fresh
+
+
+def synced(folder: Path) -> None:
+    """New names in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _away(state_dir: Path, error: OSError) -> Unavailable:

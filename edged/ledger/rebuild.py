@@ -9,7 +9,6 @@ Invariants
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from edged.errors import LedgerCorrupt
 from edged.failpoints import reach
 from edged.ledger.connection import check, open_writer
 from edged.ledger.mark import Mark, Reached
+from edged.ledger.place import synced
 from edged.ledger.salvage import salvage
 
 Announce = Callable[[sqlite3.Connection, str, dict[str, Any]], object]
@@ -107,11 +107,3 @@ def _moved(source: Path, target: Path) -> None:
     synced(target.parent)
     if source.parent != target.parent:
         synced(source.parent)
-
-
-def synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from edged.ledger.accounts import damaged_messages, gaps, numbers_there
+from edged.ledger.accounts import LANDINGS, damaged_messages, gaps, is_as_written, numbers_there
 from edged.ledger.connection import open_reader
-from edged.ledger.identity import content_hash, landing_hash, name_hash, place_hash
+from edged.ledger.identity import content_hash, name_hash, place_hash
 from edged.ledger.mark import Reached
-from edged.ledger.rows import read_ns
 from edged.ledger.schema import DELIVERED, DUE, KINDS, MQTT, PARKED, SINKS
 
 PIECE: Final = 500
@@ -123,7 +122,7 @@ def _tidy(new: sqlite3.Connection) -> int:
     """Makes the rows agree with each other; returns how many landings are forgotten."""
     new.execute("DELETE FROM message WHERE topic NOT IN (SELECT topic FROM topic)")
     _delete(new, "message", list(damaged_messages(new)))
-    _delete(new, "landing", [row[0] for row in new.execute(_LANDINGS).fetchall() if not _is_as_written(row)])
+    _delete(new, "landing", [row for (row, *rest) in new.execute(LANDINGS).fetchall() if not is_as_written(*rest)])
     _outbox(new)
     _results(new)
     # Results are pruned from the oldest on: an earlier landing without one is pruned, a later one has lost it.
@@ -139,17 +138,6 @@ def _tidy(new: sqlite3.Connection) -> int:
 
 def _delete(new: sqlite3.Connection, table: str, rows: Iterable[int]) -> None:
     new.executemany(f"DELETE FROM {table} WHERE {table} = ?", ((row,) for row in rows))  # noqa: S608 - our own names
-
-
-_LANDINGS: Final = "SELECT landing, key, place, content, camera, path, size, mtime_ns, sha256 FROM landing WHERE how <> 'salvaged'"
-
-
-def _is_as_written(row: tuple[Any, ...]) -> bool:
-    _, key, place, content, camera, path, size, mtime_ns, sha256 = row
-    with suppress(TypeError, ValueError, AttributeError):
-        said = (landing_hash(camera, path, size, read_ns(mtime_ns)), place_hash(camera, path), content_hash(sha256) if sha256 else None)
-        return said == (key, place, content)
-    return False
 
 
 def _outbox(new: sqlite3.Connection) -> None:
