@@ -4,6 +4,7 @@ Invariants
 - A row leaves the outbox only by the broker's own word. A lost connection changes nothing but the count of attempts.
 - Rows that were in flight when a connection was lost are suspects: they go one at a time. Only a loss while a row is alone in flight, after
   the broker has answered on that connection, counts against the row; at three it is put aside, announced, and the rest goes on.
+- A line that drops anything accuses the innocent too: each row that was accused and then taken raises the three for a while.
 - A broker that only fell silent accuses nobody, unless it lets us in at the very next try: else it hung, or the network was cut.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from edged.config.peers import Confirm, Mqtt
@@ -22,6 +24,8 @@ from edged.plant.session import Session
 from edged.plant.settling import Topics
 
 STRIKES = 3
+STRIKES_CAP = 12
+ACQUITTAL_S = 600.0
 
 
 class Publisher:
@@ -43,6 +47,8 @@ class Publisher:
         self.suspects: set[int] = set()
         self.in_flight = 0
         self._silenced: OutboxRow | None = None
+        self._accused: set[int] = set()
+        self._acquitted: deque[float] = deque(maxlen=STRIKES_CAP)
         self._began = False
 
     async def begin(self) -> None:
@@ -87,10 +93,21 @@ class Publisher:
         else:
             await self._strike(rows[0])
 
+    def taken(self, row: OutboxRow) -> None:
+        """The broker has answered for it."""
+        self.suspects.discard(row.row)
+        if row.row in self._accused:
+            self._accused.discard(row.row)
+            self._acquitted.append(self.monotonic())
+
     async def _strike(self, row: OutboxRow) -> None:
-        if await self.outbox.struck(row.row) < STRIKES:
+        self._accused.add(row.row)
+        strikes = await self.outbox.struck(row.row)
+        since = self.monotonic() - ACQUITTAL_S
+        if strikes < min(STRIKES_CAP, STRIKES + sum(at > since for at in self._acquitted)):
             return
-        reason = f"the broker dropped the connection {STRIKES} times when only this message was on its way"
+        self._accused.discard(row.row)
+        reason = f"the broker dropped the connection {strikes} times when only this message was on its way"
         data = {"topic": row.topic, "reason": reason, "kind": row.kind, "epoch": row.epoch, "sequences": [[row.sequence] * 2]}
         await self.outbox.park([row.row], reason, None if row.kind == "event" else ("row-parked", data))
         self.suspects.discard(row.row)

@@ -44,6 +44,8 @@ class Lasting(Shape):
     changed: Callable[[], None]
     monotonic: Callable[[], float]
 
+    def taken(self, row: OutboxRow) -> None: ...
+
     async def after_loss(self, connection: Connection, rows: Sequence[OutboxRow]) -> None: ...
 
 
@@ -171,7 +173,7 @@ class Session:
             return
         reach("outbox.answered")
         self._all.published(f"0x{code:02X}")
-        self._all.suspects.discard(row.row)
+        self._all.taken(row)
         self._connection.reserved = False
         if code == 0:
             self._pause_s = QUOTA_PAUSE_S

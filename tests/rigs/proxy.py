@@ -56,9 +56,8 @@ class Proxy:
         self._server.close()
         await self._reset()
         ours = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-        for task in ours:
-            task.cancel()
-        await asyncio.gather(*ours, return_exceptions=True)
+        if ours:
+            await asyncio.wait(ours, timeout=2)  # each ends with its connection
 
     async def _reset(self) -> None:
         for writer in list(self._open):
