@@ -32,7 +32,8 @@ NEVER_SAVED = "autosave_interval 0"
 
 @asynccontextmanager
 async def mes_of(broker: Broker, **options: Any) -> AsyncIterator[Mes]:
-    mes = await asyncio.to_thread(Mes, broker.port, BASE, **options)
+    port = options.pop("port", broker.port)
+    mes = await asyncio.to_thread(Mes, port, BASE, host=broker.options.host, **options)
     try:
         yield mes
     finally:

@@ -34,10 +34,12 @@ class Mes:
     `acks`: each arrival is acknowledged as the contract says. `expiry_s`: how long the broker keeps the session while we are away.
     """
 
-    def __init__(self, port: int, base: str, *, client_id: str = "mes", expiry_s: int = 86_400, acks: bool = False) -> None:
+    def __init__(
+        self, port: int, base: str, *, client_id: str = "mes", expiry_s: int = 86_400, acks: bool = False, host: str = LOOPBACK
+    ) -> None:
         self.arrivals: list[Arrival] = []
         self.acks = acks
-        self._base, self._port, self._client_id = base, port, client_id
+        self._base, self._host, self._port, self._client_id = base, host, port, client_id
         self._subscribed = threading.Event()
         self._lock = threading.Lock()
         self._properties = Properties(PacketTypes.CONNECT)
@@ -53,7 +55,7 @@ class Mes:
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._received
         self._client.reconnect_delay_set(1, 1)
-        self._client.connect(LOOPBACK, self._port, keepalive=10, clean_start=False, properties=self._properties)
+        self._client.connect(self._host, self._port, keepalive=10, clean_start=False, properties=self._properties)
         self._client.loop_start()
         if not self._subscribed.wait(20):
             raise AssertionError("the broker did not take the MES's subscription in 20 s")

@@ -39,7 +39,8 @@ class BrokerOptions:
 
     `users`: name -> password; empty: anyone may connect. `acl`: text of Mosquitto's acl_file. `port`: 0 takes a free one.
     `persistence`: sessions and retained messages survive `stop` and `restart`. `max_packet_size`: bytes that a client may send in one
-    packet (the broker names it in its CONNACK). `extra`: further lines of mosquitto.conf.
+    packet (the broker names it in its CONNACK). `extra`: further lines of mosquitto.conf. `host`: where it listens. `inside`: what its
+    command stands behind, to start it in another network namespace.
     """
 
     users: Mapping[str, str] = field(default_factory=dict)
@@ -48,6 +49,8 @@ class BrokerOptions:
     persistence: bool = True
     max_packet_size: int | None = None
     extra: str = ""
+    host: str = LOOPBACK
+    inside: tuple[str, ...] = ()
 
 
 HIDDEN = {"packetType", "types", "names", "properties"}  # how paho describes properties, not what was sent
@@ -147,7 +150,7 @@ class Broker:
 
     @property
     def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
+        return f"{self.options.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -161,7 +164,7 @@ class Broker:
         return found
 
     def _write_config(self) -> Path:
-        options, lines = self.options, [f"listener {self.port} {LOOPBACK}", "set_tcp_nodelay true"]
+        options, lines = self.options, [f"listener {self.port} {self.options.host}", "set_tcp_nodelay true"]
         if os.getuid() == 0:
             lines.append("user root")  # else it drops to a user that cannot write in the test's folder
         lines.append(f"allow_anonymous {'false' if options.users else 'true'}")
@@ -188,10 +191,10 @@ class Broker:
         assert self._process is None, "this broker is running"
         for _attempt in range(5):
             fixed, self.port = self.port, self.port or free_port()
-            command = with_parent([self._program("mosquitto"), "-v", "-c", str(self._write_config())])
+            command = with_parent([*self.options.inside, self._program("mosquitto"), "-v", "-c", str(self._write_config())])
             with self.log.open("ab") as log:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            wait_until(lambda: process.poll() is not None or listening(self.port), 10, "Mosquitto listens")  # noqa: B023
+            wait_until(lambda: process.poll() is not None or listening(self.port, self.options.host), 10, "Mosquitto listens")  # noqa: B023
             if process.poll() is None:
                 self._process = process
                 return
