@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from rigs.processes import wait_until
 from rigs.station import BASE, Station
 
 KEEPALIVE_S = 5
+TOKEN = "operator-token-0123456789ab"
 
 
 class Pulse:
@@ -97,6 +99,14 @@ def published(station: Station, reason: str) -> int:
     return int(float(found[1])) if found else 0
 
 
+def retry(station: Station) -> int:
+    """POST /api/v1/outbox/retry; how many are sent again."""
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{station.daemon.url}/api/v1/outbox/retry", b"{}", headers, method="POST")
+    with urllib.request.urlopen(request, timeout=15) as answer:
+        return int(json.load(answer)["due"])
+
+
 def reload_acl(broker: Broker, acl: str) -> None:
     (broker.home / "acl").write_text(acl)
     os.kill(broker.pid, signal.SIGHUP)
@@ -106,7 +116,9 @@ def reload_acl(broker: Broker, acl: str) -> None:
 def test_what_the_brokers_access_list_refuses_is_put_aside_told_and_sent_once_it_is_corrected(
     start_station: Callable[..., Station], fault: Fault, tmp_path: Path
 ) -> None:
-    station = start_station(mqtt='username = "edged"', broker={"acl": ANYONE + WRITES})
+    (tmp_path / "tokens").write_text(f"operator a.meier {TOKEN}\n")
+    keys = f'[http]\ntokens_file = "{tmp_path / "tokens"}"\n'
+    station = start_station(mqtt='username = "edged"', broker={"acl": ANYONE + WRITES, "extra": "autosave_interval 1"}, toml=keys)
     station.drop(40)
     told = station.wait_health("broker", "degraded", 30)
     wait_until(lambda: "40 are put aside" in station.health()["broker"]["cause"], 20, "all 40 are put aside")
@@ -123,7 +135,7 @@ def test_what_the_brokers_access_list_refuses_is_put_aside_told_and_sent_once_it
     reload_acl(station.broker, ANYONE + WRITES + f"topic write {BASE}/result/#\n")
     assert not station.mes.results()
     station.over()
-    retry(station)
+    assert retry(station) == 40
     recovered_s = station.settle(30)
     station.wait_health("broker", "ok", 10)
     fault.row("access list denies result/#, 40 images; corrected, retried", station.tally(), recovered_s=recovered_s)
