@@ -231,7 +231,7 @@ class Plant:
         told: list[tuple[str, str]] = []
         if topics.parked:
             cause = f"it refused messages, and {topics.parked} are put aside; the last was {topics.last_refusal}"
-            told.append((cause, "Correct the broker's access list or limits, then have them sent again: POST /api/v1/outbox/retry."))
+            told.append((cause, "Correct the broker's access list or limits, then have them sent again: `edged outbox retry`."))
         if topics.held:
             first, more = min(topics.held), len(topics.held) - 1
             cause = f"nobody subscribes to {first}" + (f" and {more} more topics" if more else "") + "; their messages wait"
