@@ -30,14 +30,15 @@ from edged.holds import Holds
 from edged.inference import Inference
 from edged.intake import Intake
 from edged.journey import Journey
+from edged.late import LateSidecars
 from edged.ledger import Ledger
 from edged.nouns import Landing
 from edged.pipeline import Pipeline
 from edged.plant import Messages, Plant
-from edged.plant.told import identity_of
+from edged.plant.told import identity_of, page_of
 from edged.rejudging import Rejudging
 from edged.station import Station
-from edged.verdict import gate, golden_defects, judge
+from edged.verdict import gate, golden_defects, identified, judge
 from edged.vision.decoders import Decoders
 from edged.vision.offline import prepare_golden
 from edged.vitals.gpu import GpuWatch
@@ -164,6 +165,16 @@ class Daemon:
             recipes=tuple(recipes),
             told=identity_of,
         )
+        self.late = LateSidecars(
+            late=self.intake.late,
+            rejudgements=ledger.rejudgements,
+            judge_again=self.rejudging.add,
+            finder=self.intake,
+            cameras=config.camera,
+            recipes=recipes,
+            page_of=page_of,
+            identified=identified,
+        )
         journey = Journey(
             recipes=config.recipe,
             vision=decoders,
@@ -251,6 +262,7 @@ class Daemon:
                 group.create_task(self.pipeline.run(), name="pipeline"),
                 group.create_task(self.intake.run(stop), name="intake"),
                 group.create_task(self.rejudging.run(stop), name="rejudging"),
+                group.create_task(self.late.run(stop), name="late"),
             ]
             self.notifier.ready(self.status_line())
             reach("daemon.ready")

@@ -25,7 +25,7 @@ from edged.config import Camera, IdentityKind
 from edged.errors import Conflict, Unavailable
 from edged.failpoints import reach
 from edged.intake import Found, Sought, identify
-from edged.ledger.rejudgement import Judged, Rejudgement, Rejudgements
+from edged.ledger.rejudgement import ASKED, RELEASED, Judged, Rejudgement, Rejudgements
 from edged.nouns import Again, Change, Frame, Identity, Landing, Recorded, VerdictKind
 
 log = structlog.get_logger("edged.rejudging")
@@ -91,13 +91,13 @@ class Rejudging:
             raise Conflict("image-gone", f"The content that was judged as {judged.name} is no longer {where}.", GONE_HINT)
         row = await self._rejudgements.ask(
             judged,
-            "released" if released else "asked",
+            RELEASED if released else ASKED,
             who,
             recipe=recipe,
             change=None if change is None else lambda row: change(judged, row),
         )
         reach("rejudging.asked", judged.path)
-        self._add(row)
+        self.add(row)
         return row
 
     def _require_known(self, judged: Judged) -> None:
@@ -112,7 +112,8 @@ class Rejudging:
         sought = Sought(judged.size, judged.sha256, judged.places, judged.copies)
         return await self._finder.find(judged.camera, sought, kept_only=kept_only)
 
-    def _add(self, row: Rejudgement) -> None:
+    def add(self, row: Rejudgement) -> None:
+        """A row that is committed."""
         self._waiting[row.number] = row
         self._woken.set()
 
@@ -168,7 +169,7 @@ class Rejudging:
             identity, recipe = self._identity(row, camera)
             if self._held(camera.name, recipe):
                 return None
-            found = await self._find(row.judged, kept_only=row.why == "released")
+            found = await self._find(row.judged, kept_only=row.why == RELEASED)
             if found is None:
                 await self._give_up(row, "image-gone", "it was gone before it could be judged again")
                 return None

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from edged.channel import Channel
 from edged.config import Camera, IdentityKind, Recipe
 from edged.intake.camera import CameraIntake, utc
 from edged.intake.completeness import check
@@ -23,7 +24,7 @@ from edged.intake.report import snapshot, unwanted, whereabouts
 from edged.intake.selection import Selection
 from edged.intake.sidecar import read_sidecar
 from edged.intake.window import Grade, Structure
-from edged.nouns import Board, Identity, Landing, Recorded
+from edged.nouns import Board, Identity, Landing, LateSidecar, Recorded
 
 __all__ = [
     "CameraSnapshot",
@@ -45,11 +46,15 @@ __all__ = [
     "template_problem",
 ]
 
+LATE = 64
 QUARANTINE_BYTES = 2 * 1024**3
 
 
 class Intake:
-    """All cameras. `held(camera, recipe)`: must this recipe's images wait? `quarantine`: a folder, made when needed."""
+    """All cameras. `held(camera, recipe)`: must this recipe's images wait? `quarantine`: a folder, made when needed.
+
+    `late` gives the sidecars that came after their image was judged.
+    """
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class Intake:
         self._landings = landings
         watching = {camera.name: folder_text(camera) for camera in cameras}
         self._quarantine = Quarantine(quarantine, quarantine_bytes)
+        self.late: Channel[LateSidecar] = Channel(LATE)
         self._cameras = {
             camera.name: CameraIntake(
                 camera,
@@ -77,6 +83,7 @@ class Intake:
                 recipes=recipes,
                 landings=landings,
                 recall=recall,
+                late=self.late,
                 gate=Gate(camera, watching, standings),
                 held=held,
                 quarantine=quarantine,
@@ -97,6 +104,7 @@ class Intake:
                     group.create_task(camera.run(stop), name=f"intake-{name}")
         finally:
             await self._landings.close()
+            await self.late.close()
 
     def put_back(self, landing: Landing) -> None:
         """It was not judged; it is sent again when its recipe is not held, after a fresh look."""
@@ -129,6 +137,10 @@ class Intake:
     async def keep_copy(self, landing: Landing, result_id: str) -> None:
         """Into quarantine: an image that was rejected when it was judged again."""
         await self._cameras[landing.camera].keep_copy(landing, result_id)
+
+    async def sidecar_follows(self, camera: str, path: bytes, moved_to: str | None) -> None:
+        """One that came late, once it is taken into account: it goes where its image went."""
+        await self._cameras[camera].sidecar_follows(path, moved_to)
 
     def quarantined(self) -> dict[str, tuple[int, float]]:
         """The copies in quarantine by result id: size, and when each was made (s). Reads the disk."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import structlog
 
+from edged.channel import Channel
 from edged.config import Camera, Existing, Recipe
 from edged.errors import Unavailable
 from edged.intake.aftermath import Aftermath
@@ -31,6 +32,7 @@ from edged.intake.finding import Found, Sought, first_of
 from edged.intake.folder import Folder
 from edged.intake.gate import Gate
 from edged.intake.known import LISTED, stamp
+from edged.intake.latecomers import Latecomers
 from edged.intake.outgoing import Landings, Outgoing
 from edged.intake.quarantine import Quarantine
 from edged.intake.recall import Announce, Recall
@@ -39,7 +41,7 @@ from edged.intake.selection import Selection
 from edged.intake.thread import FolderThread
 from edged.intake.tree import Tree
 from edged.intake.watches import MAX_HINTS, Hint, Watches
-from edged.nouns import Board, Landing, Recorded
+from edged.nouns import Board, Landing, LateSidecar, Recorded
 
 log = structlog.get_logger("edged.intake")
 PUT_BACK_S = 0.25
@@ -56,6 +58,7 @@ class CameraIntake:
         recipes: Mapping[str, Recipe],
         landings: Landings,
         recall: Recall,
+        late: Channel[LateSidecar],
         gate: Gate,
         held: Callable[[str, str], bool],
         quarantine: Path,
@@ -71,10 +74,12 @@ class CameraIntake:
         self.folder = Folder(camera, selection, FolderThread(camera.name, self._on_stall, stall_s))
         self.outgoing = Outgoing(camera.name, landings, self._held)
         self.examiner = Examiner(self.folder, recipes, recall, self.outgoing, self.events.tell, utcnow)
+        self.latecomers = Latecomers(self.folder, recall, self.outgoing, late)
         self.watches = Watches(self.folder, self._wake)
         self.tree = Tree(self.folder, self.watches, self.examiner, self._between)
         self.examiner.names = self.tree
-        disposal = Disposal(camera, utcnow, self.folder.thread.tick)
+        self.tree.company = self.latecomers
+        disposal = self._disposal = Disposal(camera, utcnow, self.folder.thread.tick)
         self._copies = Quarantine(quarantine, quarantine_bytes)
         self.aftermath = Aftermath(self.folder, disposal, self._copies, recall, self.outgoing, self, self.events.tell)
         self._woken = asyncio.Event()
@@ -118,7 +123,7 @@ class CameraIntake:
         if await self._turn():
             await asyncio.sleep(0)  # the loop's other tasks get their turn
             return
-        wait_s = min(self._next_poll, self.examiner.next_due()) - time.monotonic()
+        wait_s = min(self._next_poll, self.examiner.next_due(), self.latecomers.next_due()) - time.monotonic()
         # Not wait_for: in Python 3.11 it forgets a cancellation that comes together with the event, and the end would wait for ever.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(wait_s, 0.001)):
@@ -170,10 +175,12 @@ class CameraIntake:
             if self.folder.selection.why_not(path) is None or path in examiner.misfits.odd:
                 examiner.fresh[path] = hint
             else:
+                self.latecomers.hint(path)
                 company = True
         if company:
             examiner.company_came()
         more = await examiner.turn()
+        await self.latecomers.turn()
         if examiner.baselining and not examiner.first_pass and not examiner.backlog:
             examiner.baselining = False
         return more
@@ -217,6 +224,11 @@ class CameraIntake:
     async def keep_copy(self, landing: Landing, result_id: str) -> None:
         """Of an image that was rejected when it was judged again."""
         await self.aftermath.copy(landing, result_id)
+
+    async def sidecar_follows(self, path: bytes, moved_to: str | None) -> None:
+        """One that came late goes where its image went. That it could not is no reason to fail: it stays."""
+        with contextlib.suppress(OSError, Unavailable):
+            await self.folder.thread.call_briefly(lambda: self._disposal.sidecar_follows(path, moved_to))
 
     # --- what becomes of landings
 

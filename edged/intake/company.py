@@ -27,13 +27,14 @@ _ABSENT_REFERENCE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """`wait_s` > 0: ask again then, `note` says what for. `sidecar`: the bytes of the one that was read."""
+    """`wait_s` > 0: ask again then, `note` says what for. `sidecar`: the bytes of the one that was read. `late`: one may still come."""
 
     identity: Identity
     recipe: str
     sidecar: bytes | None
     wait_s: float = 0.0
     note: str = ""
+    late: bool = False
 
 
 class Company:
@@ -64,7 +65,8 @@ class Company:
         if broken:
             beside, facts = display_name(names_beside(path, broken[0])[0]), {"camera": self._camera.name, "image": display_name(path)}
             log.warning("intake.sidecar_unreadable", **facts, sidecar=beside, reason=broken[1], hint="The image goes without it.")
-        return Arrived(identity, recipe, sidecar)
+        late = bool(self._camera.sidecars) and sidecar_worth_waiting(self._camera.identity, path, sidecars)
+        return Arrived(identity, recipe, sidecar, late=late)
 
     def landing(self, candidate: Candidate, arrived: Arrived, now: float, *, rejected: bool) -> Landing:
         """`now`: monotonic, when it was ready."""
@@ -85,6 +87,7 @@ class Company:
             rejected="truncated" if rejected else None,
             rejected_detail=candidate.progress.why if rejected else "",
             sidecar=arrived.sidecar,
+            late_s=self._camera.sidecar_late_s if arrived.late else 0.0,
         )
 
     async def _reference_patience_s(self, path: bytes, recipe: Recipe | None) -> float:

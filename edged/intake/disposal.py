@@ -112,6 +112,13 @@ class Disposal:
             os.unlink(path)  # it has both names
             sync_directory(os.path.dirname(path))
 
+    def sidecar_follows(self, path: bytes, moved_to: str | None) -> None:
+        """One that came after its image was moved to `moved_to`, or deleted."""
+        if self._camera.after is After.MOVE and moved_to is not None:
+            self._sidecars(os.path.join(self._root, path), os.path.dirname(os.fsencode(moved_to)))
+        elif self._camera.after is After.DELETE:
+            self._sidecars(os.path.join(self._root, path), None)
+
     def _shelf(self, file: Pending) -> bytes:
         day = self._now().strftime("%Y-%m-%d").encode()
         shelf = os.path.join(self._move_to, day, os.path.dirname(file.path))

@@ -26,6 +26,9 @@ class Recall(Protocol):
     async def baseline(self, camera: str, seen: Sequence[Seen]) -> None:
         """Record as known without a result."""
 
+    async def awaiting(self, camera: str, stems: Sequence[bytes]) -> Sequence[tuple[bytes, str]]:
+        """(path, result id) of images that were judged without a sidecar of one of these stems, and for which one may still come."""
+
     async def vanished(self, camera: str, path: bytes) -> None:
         """A known file is no longer in the folder, and not through us."""
 

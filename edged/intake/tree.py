@@ -42,6 +42,12 @@ class Finder(Protocol):
     def taken(self, path: bytes) -> bool: ...
 
 
+class Company(Protocol):
+    """Takes what a listing shows that is no image."""
+
+    async def listed(self, paths: Sequence[bytes]) -> None: ...
+
+
 @dataclass(slots=True)
 class Directory:
     """`path` below the folder, b"" for the folder itself. `quiet`: listed since its mtime grew old; nothing new can be in it."""
@@ -64,6 +70,7 @@ class Tree:
     def __init__(self, folder: Folder, watches: Watches, finder: Finder, between: Callable[[], Awaitable[None]]) -> None:
         self._folder, self._watches, self._finder, self._between = folder, watches, finder, between
         self.directories: dict[bytes, Directory] = {b"": Directory(b"")}
+        self.company: Company | None = None
         self.mtimes_lie = False
         self.unlistable: dict[bytes, str] = {}
         self.reconcile_took_s = 0.0
@@ -177,6 +184,7 @@ class Tree:
     async def _pieces(self, directory: Directory, listing: Listing, roll: Roll, *, reconcile: bool) -> int:
         """Returns how many new images the listing showed."""
         call, ignored, found, last = self._folder.thread.call, 0, 0, False
+        company: list[bytes] = []
         while not last:
             names, fresh, below, last = await call(lambda: listing.piece(STAT_PIECE if reconcile else PIECE))
             for path in map(directory.child, below):
@@ -190,6 +198,10 @@ class Tree:
                     new.append(path)
                 else:
                     ignored += 1
+                    company.append(path)
+            if company and self.company is not None:
+                await self.company.listed(company)
+                company.clear()
             found += len(new)
             if new:
                 await self._finder.found(new)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.connection import FILE, check, open_writer, translated
-from edged.ledger.identity import landing_hash, place_hash
+from edged.ledger.identity import landing_hash, place_hash, stem_hash
 from edged.ledger.place import lock, prepare
 from edged.ledger.reading import Readers
 from edged.ledger.rows import read_ns
@@ -102,6 +102,7 @@ def _pause(connection: sqlite3.Connection, camera: str, by: str, now: float) -> 
 def _renamed(connection: sqlite3.Connection, old: str, new: str) -> int:
     connection.create_function("key_of", 3, lambda path, size, ns: landing_hash(new, path, size, read_ns(ns)), deterministic=True)
     connection.create_function("place_of", 1, lambda path: place_hash(new, path), deterministic=True)
+    connection.create_function("stem_of", 1, lambda path: stem_hash(new, path), deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not connection.execute("SELECT 1 FROM camera WHERE name = ?", (old,)).fetchone() and not _has_landings(connection, old):
@@ -113,6 +114,9 @@ def _renamed(connection: sqlite3.Connection, old: str, new: str) -> int:
             "WHERE camera = ?2",
             (new, old),
         ).rowcount
+        connection.execute(
+            "UPDATE awaiting SET stem = stem_of(l.path) FROM landing l WHERE l.landing = awaiting.landing AND l.camera = ?", (new,)
+        )
         connection.execute("DELETE FROM camera WHERE name = ?", (new,))
         connection.execute("UPDATE camera SET name = ? WHERE name = ?", (new, old))
         connection.execute("UPDATE OR REPLACE watched SET camera = ? WHERE camera = ?", (new, old))

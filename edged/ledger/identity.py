@@ -7,6 +7,7 @@ path is as the file system holds it, numbers are ASCII decimals, sha256 is lower
 from __future__ import annotations
 
 import hashlib
+import os
 from uuid import UUID
 
 from edged.nouns import display_name
@@ -27,6 +28,11 @@ def identity(source: str, camera: str, path: bytes, size: int, mtime_ns: int, sh
 def place_hash(camera: str, path: bytes) -> int:
     """Of a file's place, as SQLite holds integers: signed 64 bits."""
     return _hash64(b"%d:%b%b" % (len(camera), camera.encode(), path))
+
+
+def stem_hash(camera: str, path: bytes) -> int:
+    """Of an image's place without its extension: what it has in common with its sidecar."""
+    return place_hash(camera, os.path.splitext(path)[0])  # noqa: PTH122 - bytes
 
 
 def landing_hash(camera: str, path: bytes, size: int, mtime_ns: int) -> int:

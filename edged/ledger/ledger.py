@@ -30,6 +30,7 @@ from edged.ledger.cameras import Cameras
 from edged.ledger.connection import FILE
 from edged.ledger.identity import landing_hash
 from edged.ledger.known import KnownKeys
+from edged.ledger.late import Late
 from edged.ledger.outbox import Outbox
 from edged.ledger.place import lock, locked_still, prepare
 from edged.ledger.reading import Readers
@@ -87,6 +88,7 @@ class Ledger:
         self.audit = Audit(self._writer, self._readers, self._recorder, wall)
         self.cameras = Cameras(self._writer, self._readers, wall)
         self.rejudgements = Rejudgements(self._writer, self._readers, self._recorder, self.audit, source=source, wall=wall)
+        self.late = Late(self._readers)
         self.outbox = Outbox(self._writer, self._readers, self._recorder, monotonic=monotonic, wall=wall)
 
     @classmethod
@@ -124,6 +126,7 @@ class Ledger:
         # A rejected image may lie here for years: 8 bytes each are read, nothing else.
         sql = "SELECT key FROM landing WHERE gone IS NULL"
         self._vanishing.known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
+        await self.late.load()
         self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
 
     def _announce_first(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> None:
@@ -134,7 +137,7 @@ class Ledger:
     def _first_look(self, connection: sqlite3.Connection) -> None:
         """Before the thread starts."""
         self._age = AgeClock(connection, monotonic=self._monotonic, wall=self._wall)
-        self._recorder.age = self._age.now
+        self._recorder.age = self.late.age = self._age.now
         self._retention = Retention(self._config, self._age, lambda: self._figures.results, monotonic=self._monotonic)
         (self.epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         self._recorder.epoch = self.epoch
@@ -176,6 +179,7 @@ class Ledger:
     def _tick(self, connection: sqlite3.Connection) -> None:
         self._lock = locked_still(self._path.parent, self._lock)
         self._retention.tick(connection)
+        self.late.tick(connection)
 
     def _committed(self) -> None:
         self.outbox.fresh.set()
@@ -186,6 +190,7 @@ class Ledger:
             raise Unavailable("the disk", self._space.cause, ROOM_HINT)
         recorded = await self._writer.submit(lambda connection: self._recorder.record(connection, pages))
         landing = pages[0].landing
+        self.late.recorded(landing)
         if landing.again is None:  # else the file may be long gone
             self._known.add(landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns))
         if recorded.outcome is Recording.RECORDED:
@@ -205,6 +210,10 @@ class Ledger:
             return self._known.found([landing_hash(camera, *each) for each in seen])
 
         return look() if len(seen) <= INLINE else await self._readers.run(look)
+
+    async def awaiting(self, camera: str, stems: Sequence[bytes]) -> list[tuple[bytes, str]]:
+        """(path, result id) of images that were judged without a sidecar of one of these stems, and for which one may still come."""
+        return await self.late.awaiting(camera, stems)
 
     async def first_start(self, camera: str, folder: str) -> bool:
         return await self._writer.submit(lambda c: recall.first_start(c, camera, folder, self._wall()))

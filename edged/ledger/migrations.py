@@ -81,12 +81,23 @@ def accounts(connection: sqlite3.Connection) -> None:
     )
 
 
+def late_sidecars(connection: sqlite3.Connection) -> None:
+    """Landings that were judged without the sidecar that might have told who they are, found by the hash of camera and stem."""
+    connection.execute(
+        "CREATE TABLE awaiting (landing INTEGER PRIMARY KEY REFERENCES landing ON DELETE CASCADE, stem INTEGER NOT NULL, "
+        "until INTEGER NOT NULL)"  # by the ledger's own clock
+    )
+    connection.execute("CREATE INDEX awaiting_stem ON awaiting (stem)")
+    connection.execute("CREATE INDEX awaiting_until ON awaiting (until)")
+
+
 ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "first_tables": first_tables,
     "audit": audit,
     "camera_folders": camera_folders,
     "rejudgements": rejudgements,
     "accounts": accounts,
+    "late_sidecars": late_sidecars,
 }
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 

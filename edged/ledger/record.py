@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from edged.ledger.identity import content_hash, identity, landing_hash, place_hash
+from edged.ledger.identity import content_hash, identity, landing_hash, place_hash, stem_hash
 from edged.ledger.rows import checksum, insert_landing, next_number, read_ns, stored_ns, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
 from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
@@ -107,10 +107,19 @@ class Recorder:
             self._wall(),
             self.age(),
         )
+        self._await_sidecar(connection, row, pages[0].landing, before)
         for page, id_, twin in zip(pages, ids, twins, strict=True):
             numbering = Numbering(str(id_), self.epoch, "result", next_number(connection, "result"), twin, page.supersedes or supersedes)
             self._write(connection, page, row, numbering, id_)
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), tuple(page.verdict.kind for page in pages))
+
+    def _await_sidecar(self, connection: sqlite3.Connection, row: int, landing: Landing, before: Row | None) -> None:
+        """A sidecar that comes late belongs to the newest image of its name."""
+        if before is not None:
+            connection.execute("DELETE FROM awaiting WHERE landing = ?", (before[_SAME_AS] or before[_LANDING],))
+        if landing.late_s > 0:
+            until = self.age() + int(landing.late_s)
+            connection.execute("INSERT INTO awaiting VALUES (?, ?, ?)", (row, stem_hash(landing.camera, landing.path), until))
 
     def _judged_again(self, connection: sqlite3.Connection, pages: Sequence[PageResult], sha256: bytes | None) -> Recorded:
         """A re-judgement hangs on the landing that is there; the same one recorded twice is known."""
@@ -231,6 +240,9 @@ class Recorder:
             *(connection, page, sha256, how, of[_SAME_AS] or of[_LANDING], of[_ID], of[_PAGES], of[_VERDICT], of[_REASON]),
             *(self._wall(), self.age()),
         )
+        # Under its new name it has the sidecar of that name.
+        stem = stem_hash(page.landing.camera, page.landing.path)
+        connection.execute("UPDATE awaiting SET stem = ? WHERE landing = ?", (stem, of[_SAME_AS] or of[_LANDING]))
 
     def _back(self, connection: sqlite3.Connection, row: Row) -> None:
         """A recorded identity lies there again: what happens to a judged file happens again."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,9 +23,12 @@ from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.rows import read_ns
 from edged.ledger.writer import Writer
-from edged.nouns import Change, display_name
+from edged.nouns import Change, PageResult, display_name
 
 MAX_OPEN: Final = 1000
+ASKED: Final = "asked"
+RELEASED: Final = "released"
+LATE: Final = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,12 @@ class Rejudgements:
         recipe: str | None = None,
         sidecar: tuple[str, bytes] | None = None,
         change: Callable[[Rejudgement], Change] | None = None,
+        decided: Callable[[Rejudgement], Sequence[PageResult]] | None = None,
     ) -> Rejudgement:
-        """A number, and the row that asks for its judgement; `change` is audited with it. Conflict: one is open already."""
+        """A number, and the row that asks for its judgement; `change` is audited with it. Conflict: one is open already.
+
+        `decided`: the pages' verdicts, where no new look at the image is needed: recorded in the same transaction.
+        """
         kind, data = sidecar or (None, None)
 
         def run(connection: sqlite3.Connection) -> Rejudgement:
@@ -108,9 +115,13 @@ class Rejudgements:
                 (judged.row, judgement, why, recipe, kind, data, who, self._wall()),
             ).lastrowid
             assert number is not None
+            if why == LATE:
+                connection.execute("DELETE FROM awaiting WHERE landing = ?", (judged.row,))
             row = self._rejudgement((number, judgement, why, recipe, kind, data), judged)
             if change is not None:
                 self._audit.write(connection, change(row))
+            if decided is not None:
+                self._recorder.record(connection, decided(row))
             return row
 
         return await self._writer.submit(run)

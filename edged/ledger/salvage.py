@@ -37,6 +37,7 @@ TABLES: Final = {
     "outbox": "message",
     "audit": "audit",
     "rejudgement": "rejudgement",
+    "awaiting": "landing",
     "absent": None,
     "ended": None,
 }
@@ -133,6 +134,7 @@ def _tidy(new: sqlite3.Connection) -> int:
     ).rowcount
     new.execute("DELETE FROM landing WHERE same_as IS NOT NULL AND same_as NOT IN (SELECT landing FROM landing)")
     new.execute("DELETE FROM rejudgement WHERE landing NOT IN (SELECT landing FROM landing)")
+    new.execute("DELETE FROM awaiting WHERE landing NOT IN (SELECT landing FROM landing)")
     return forgotten
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from edged.nouns.camera import Pause, Standing
 from edged.nouns.health import Board, HealthItem, HealthStatus
 from edged.nouns.image import Geometry, ImageFacts, InputPlan, PagePart, Quality, Tensor
-from edged.nouns.landing import Again, Die, Frame, Identity, Landing, Material
+from edged.nouns.landing import Again, Die, Frame, Identity, Landing, LateSidecar, Material
 from edged.nouns.message import Change, Composer, Envelope, Numbering, OutboxRow, Recorded, Recording
 from edged.nouns.names import display_name, utc_text
 from edged.nouns.verdict import LOCAL, Defect, ModelContract, ModelFacts, ModelOutputs, ModelScores, PageResult, Verdict, VerdictKind
@@ -32,6 +32,7 @@ __all__ = [
     "ImageFacts",
     "InputPlan",
     "Landing",
+    "LateSidecar",
     "Material",
     "ModelContract",
     "ModelFacts",

@@ -79,6 +79,7 @@ class Landing:
     """A regular file in a watched folder, complete and settled. `path` is relative to the camera's folder.
 
     `rejected` names the reason when intake itself gave the image up (`truncated`); it is then recorded as ERROR without decoding.
+    `late_s`: for so long after its verdict a sidecar may still tell who it is; 0: none could.
     """
 
     camera: str
@@ -97,8 +98,20 @@ class Landing:
     sidecar: bytes | None = None
     traceparent: str | None = None
     again: Again | None = None
+    late_s: float = 0.0
 
     @property
     def name(self) -> str:
         """The file name for people and messages."""
         return display_name(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class LateSidecar:
+    """A sidecar first seen after its image was judged: the image's result `id`, and the bytes; `kind` as an identity source names it."""
+
+    camera: str
+    id: str
+    path: bytes
+    kind: str
+    data: bytes

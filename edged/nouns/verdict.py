@@ -114,3 +114,4 @@ class PageResult:
     judgement: int = 0
     supersedes: str | None = None
     flags: Mapping[str, bool] = field(default_factory=dict)
+    opencv: str | None = None  # which prepared it, where it was not the one that runs now

@@ -114,7 +114,7 @@ class Messages:
             "models": [_model(scores) for scores in verdict.models],
             "preprocess": {
                 "hash": page.preprocess_hash,
-                "opencv": self._opencv,
+                "opencv": page.opencv or self._opencv,
                 "steps": [text(step) for step in page.preprocess_steps],
             },
             "image": self._image(page),

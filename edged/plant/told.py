@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from edged.nouns import Die, Frame, Identity, Material
+from edged.nouns import (
+    Defect,
+    Die,
+    Frame,
+    Identity,
+    ImageFacts,
+    Landing,
+    Material,
+    ModelFacts,
+    ModelScores,
+    PageResult,
+    Quality,
+    Verdict,
+    VerdictKind,
+)
 
 
 def identity_of(data: Mapping[str, Any], judged_by: str, frame: Frame | None) -> Identity:
@@ -35,3 +49,70 @@ def identity_of(data: Mapping[str, Any], judged_by: str, frame: Frame | None) ->
         acquired_from=times["acquired_from"] if acquired else None,
         frame=frame,
     )
+
+
+def page_of(data: Mapping[str, Any], landing: Landing, *, decided: datetime, judgement: int) -> PageResult:
+    """The page as it was judged, now of `landing`, which may know better who it is."""
+    image, times, preprocess = data["image"], data["times"], data["preprocess"]
+    acquired = None if str(times["acquired_from"]).endswith(":acquired") else times["acquired"]
+    facts = ImageFacts(
+        sha256=image["sha256"] or "",
+        bytes=image["bytes"],
+        media_type=image["media_type"],
+        page=image["page"],
+        width=image["width"],
+        height=image["height"],
+        bits=image["bits"],
+        acquired=datetime.fromisoformat(acquired) if acquired else None,
+        acquired_from=times["acquired_from"] if acquired else None,
+    )
+    quality = data["quality"]
+    return PageResult(
+        landing=landing,
+        image=facts,
+        verdict=verdict_of(data),
+        quality=None if quality is None else Quality(**{**quality, "problems": tuple(quality["problems"])}),
+        preprocess_hash=preprocess["hash"],
+        preprocess_steps=tuple(preprocess["steps"]),
+        timing_ms={stage: ms for stage, ms in data["timing_ms"].items() if ms is not None},
+        decided=decided,
+        judgement=judgement,
+        flags={name: value for name, value in data["flags"].items() if value},
+        opencv=preprocess["opencv"],
+    )
+
+
+def verdict_of(data: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        kind=VerdictKind(data["verdict"]),
+        reason=data["reason"],
+        rules=data["rules"],
+        defects=tuple(_defect(each) for each in data["defects"]),
+        defect_count=data["defect_count"],
+        models=tuple(
+            ModelScores(
+                ModelFacts(each["name"], each["version"], each["sha256"], each["role"], each["endpoint"]),
+                each["scores"],
+            )
+            for each in data["models"]
+        ),
+    )
+
+
+def _defect(said: Mapping[str, Any]) -> Defect:
+    return Defect(
+        name=said["class"],
+        confidence=said["confidence"],
+        box_px=_tuple(said["box_px"]),
+        area_px=said["area_px"],
+        rel_um=_tuple(said["rel_um"]),
+        size_um=_tuple(said["size_um"]),
+        class_no=said["class_no"],
+        rough_bin=said["rough_bin"],
+        fine_bin=said["fine_bin"],
+        model=said.get("model"),
+    )
+
+
+def _tuple(said: Any) -> Any:
+    return None if said is None else tuple(said)

@@ -29,7 +29,7 @@ def combine(
         return decide(defects, rules, width, height), defects
     if recipe.combine is Combine.CHAIN:
         if len(found) == 1:
-            return (VerdictKind.PASS, f"{NO_DEFECT}; gate {contracts[0].name} is shut"), tuple(found[0])
+            return (VerdictKind.PASS, shut_reason(contracts[0].name)), tuple(found[0])
         later = [decide(defects, rules, width, height) for defects in found[1:]]
         return worst(later), tuple(defect for defects in found[1:] for defect in defects)
     decisions = [decide(defects, rules, width, height) for defects in found]
@@ -37,6 +37,10 @@ def combine(
     if recipe.combine is Combine.MAJORITY and len(found) > 1:
         return _majority(decisions), everything
     return worst(decisions), everything
+
+
+def shut_reason(gate: str) -> str:
+    return f"{NO_DEFECT}; gate {gate} is shut"
 
 
 def _majority(decisions: Sequence[Decision]) -> Decision:

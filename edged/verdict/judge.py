@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edged.config import Combine, Recipe, Rules
 from edged.nouns import Defect, Frame, ModelContract, ModelOutputs, ModelScores, Quality, Verdict, VerdictKind
-from edged.verdict.combine import combine
+from edged.verdict.combine import combine, shut_reason
 from edged.verdict.defects import find_defects, page_scores
 from edged.verdict.rules import NO_DEFECT, Decision, in_page_zones
 
 MAX_DEFECTS = 500
 WEAK = 0.01
+_MISSING = "reference-missing"
+_QUALITY = "quality:"
+_INCOMPLETE = "identity-incomplete"
 
 
 def judge(
@@ -74,6 +78,26 @@ def gate(recipe: Recipe, contract: ModelContract, outputs: ModelOutputs, *, widt
     return bool(defects)
 
 
+def identified(recipe: Recipe | None, verdict: Verdict, *, complete: bool) -> Verdict:
+    """A verdict as it would have been with an identity that is complete, or is not. Nothing else is decided anew.
+
+    `recipe`: the one that judged, None where it is no longer known; it tells what a chain whose gate is shut calls PASS.
+    """
+    if verdict.kind is VerdictKind.PASS:
+        return verdict if complete else replace(verdict, kind=VerdictKind.REVIEW, reason=_INCOMPLETE)
+    doubts = verdict.reason.split("; ")
+    # A REVIEW that the rules have said has another reason than these.
+    if verdict.kind is not VerdictKind.REVIEW or any(
+        doubt not in (_INCOMPLETE, _MISSING) and not doubt.startswith(_QUALITY) for doubt in doubts
+    ):
+        return verdict
+    left = [doubt for doubt in doubts if doubt != _INCOMPLETE] + ([] if complete else [_INCOMPLETE])
+    if left:
+        return replace(verdict, reason="; ".join(left))
+    shut = recipe is not None and recipe.combine is Combine.CHAIN and len(verdict.models) == 1 < len(recipe.models)
+    return replace(verdict, kind=VerdictKind.PASS, reason=shut_reason(verdict.models[0].model.name) if shut else NO_DEFECT)
+
+
 def rules_name(recipe: str, rules: Rules) -> str:
     """As it stands in each result."""
     return f"{recipe}@{rules.version}"
@@ -110,14 +134,14 @@ def _lowered(decision: Decision, complete: bool, quality: Quality | None, recipe
     if not recipe_known:
         return VerdictKind.REVIEW, "recipe-unknown" if reason == NO_DEFECT else f"recipe-unknown; {reason}"
     if kind is VerdictKind.REVIEW and reference_missing:
-        return kind, f"reference-missing; {reason}"
+        return kind, f"{_MISSING}; {reason}"
     if kind is not VerdictKind.PASS:
         return decision
-    doubts = ["reference-missing"] if reference_missing else []
+    doubts = [_MISSING] if reference_missing else []
     if quality is not None and not quality.ok:
-        doubts.append(f"quality:{'+'.join(quality.problems) or 'poor'}")
+        doubts.append(f"{_QUALITY}{'+'.join(quality.problems) or 'poor'}")
     if not complete:
-        doubts.append("identity-incomplete")
+        doubts.append(_INCOMPLETE)
     return (VerdictKind.REVIEW, "; ".join(doubts)) if doubts else decision
 
 

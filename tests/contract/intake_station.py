@@ -33,6 +33,7 @@ class Memory:
         self.known_as: dict[str, str] = {}
         self.mounts: dict[str, str] = {}
         self.pauses: dict[str, Pause] = {}
+        self.awaited: dict[bytes, str] = {}
         self.away = False
         self.asked = 0
 
@@ -73,6 +74,10 @@ class Memory:
         for path, size, mtime in seen:
             self.recorded[camera, path] = (size, mtime)
             self.baselined.append(path)
+
+    async def awaiting(self, camera: str, stems: Sequence[bytes]) -> list[tuple[bytes, str]]:
+        self._here()
+        return [(path, id_) for path, id_ in self.awaited.items() if path.rpartition(b".")[0] in stems]
 
     async def vanished(self, camera: str, path: bytes) -> None:
         self._here()

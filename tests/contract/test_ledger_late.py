@@ -1,0 +1,92 @@
+"""Which judged images a sidecar that comes late belongs to: while it may come, across restarts, once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from contract.ledger_pages import opened, page, touched
+from edged.errors import Conflict
+from edged.ledger.rejudgement import LATE
+from edged.nouns import VerdictKind
+
+
+def lone(path: bytes, content: bytes = b"pixels", late_s: float = 3600.0, **more: object):
+    """Of an image that may still get a sidecar."""
+    return page(path, content, lot=None, wafer=None, late_s=late_s, **more)  # type: ignore[arg-type]
+
+
+async def test_an_image_waits_for_its_sidecar_by_its_stem_across_a_restart_and_only_while_it_may_come(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        first = await ledger.record([lone(b"sub/a.png")])
+        await ledger.record([lone(b"b.png", b"more", late_s=0.0)])
+        assert await ledger.awaiting("cam1", [b"sub/a", b"b", b"a", b"c"]) == [(b"sub/a.png", first.ids[0])]
+        assert await ledger.awaiting("cam2", [b"sub/a"]) == []
+    async with opened(tmp_path) as ledger:
+        assert await ledger.awaiting("cam1", [b"sub/a"]) == [(b"sub/a.png", first.ids[0])]
+    ahead = [0.0]
+    async with opened(tmp_path, monotonic=lambda: time.monotonic() + ahead[0], tick_s=0.05) as ledger:
+        ahead[0] = 3700.0
+        assert await ledger.awaiting("cam1", [b"sub/a"]) == []
+
+
+async def test_a_renamed_image_waits_under_its_new_name_and_a_name_used_again_for_the_newest(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        first = await ledger.record([lone(b"a.png")])
+        await ledger.disposed("cam1", b"a.png", first.ids[0], "kept", None)
+        await ledger.vanished("cam1", b"a.png")
+        await ledger.record([touched(lone(b"a.png"), path=b"z.png")])
+        assert await ledger.awaiting("cam1", [b"a", b"z"]) == [(b"z.png", first.ids[0])]
+        old = await ledger.record([lone(b"b.png", b"one")])
+        new = await ledger.record([lone(b"b.png", b"two", mtime_ns=2000)])
+        assert old.ids != new.ids
+        assert await ledger.awaiting("cam1", [b"b"]) == [(b"b.png", new.ids[0])]
+
+
+async def test_what_is_decided_once_more_is_recorded_announced_and_awaited_no_more_in_one_transaction(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        one = lone(b"a.png", verdict=VerdictKind.REVIEW, reason="identity-incomplete")
+        first = await ledger.record([one])
+        judged = await ledger.rejudgements.judged(first.ids[0])
+        assert judged is not None
+
+        def failing(_row: object) -> list[object]:
+            raise ValueError("as a bug would")
+
+        with pytest.raises(ValueError, match="as a bug"):
+            await ledger.rejudgements.ask(judged, LATE, "edged", decided=failing)  # type: ignore[arg-type]
+        assert await ledger.awaiting("cam1", [b"a"]) == [(b"a.png", first.ids[0])], "nothing of it was written"
+
+        known = page(b"a.png", lot="L7", wafer="W7", verdict=VerdictKind.PASS)
+        row = await ledger.rejudgements.ask(judged, LATE, "edged", decided=lambda row: [replace(known, judgement=row.judgement)])
+        assert await ledger.awaiting("cam1", [b"a"]) == []
+        assert await ledger.rejudgements.open() == []
+        said = await ledger.result(row.id)
+        assert said is not None
+        assert (said["data"]["judgement"], said["data"]["supersedes"]) == (1, first.ids[0])
+        due = await ledger.outbox.due("backlog", 10, 0, 2**62)
+        assert [message.topic.rpartition("/v1/")[2] for message in due] == ["result/cam1/review", "result/cam1/pass", "event/identity-late"]
+
+
+async def test_one_judgement_is_open_for_each_landing_and_its_number_is_never_used_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        first = await ledger.record([page()])
+        judged = await ledger.rejudgements.judged(first.ids[0])
+        assert judged is not None
+        row = await ledger.rejudgements.ask(judged, "asked", "a.meier")
+        with pytest.raises(Conflict) as refused:
+            await ledger.rejudgements.ask(judged, "asked", "b.huber")
+        assert refused.value.kind == "rejudgement-open"
+    async with opened(tmp_path) as ledger:
+        (resumed,) = await ledger.rejudgements.open()
+        assert (resumed.number, resumed.judgement, resumed.id) == (row.number, 1, row.id)
+        await ledger.rejudgements.give_up(resumed, "image-gone", "it was gone")
+        again = await ledger.rejudgements.ask(resumed.judged, "asked", "a.meier")
+        assert again.judgement == 2
+        await asyncio.sleep(0)
+        (event,) = [m for m in await ledger.outbox.due("backlog", 10, 0, 2**62) if m.topic.endswith("/event/vanished")]
+        assert b"it was gone" in event.body
