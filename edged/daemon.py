@@ -26,6 +26,7 @@ from edged.clock import ClockWatch
 from edged.config import Config
 from edged.errors import ModelMismatch, Unavailable
 from edged.failpoints import reach
+from edged.flights import Flights, opened
 from edged.holds import Holds
 from edged.inference import Inference
 from edged.intake import Intake
@@ -86,7 +87,7 @@ async def _opened(config: Config, board: HealthBoard, stack: AsyncExitStack, sto
                     log.warning("daemon.waits", what=error.what, cause=error.cause, hint=error.hint)
                     told = error.cause
             else:
-                stack.push_async_callback(attempt.pop_all().aclose)
+                stack.push_async_exit(attempt.pop_all())  # so that who closes learns of an exception
                 return daemon
         notifier.extend_timeout(10 * OPEN_AGAIN_S)
         notifier.status(f"waits for {told}")
@@ -137,6 +138,7 @@ class Daemon:
         board: HealthBoard,
         clock: ClockWatch,
         ledger: Ledger,
+        flights: Flights,
         decoders: Decoders,
         inference: Inference,
     ) -> None:
@@ -193,6 +195,7 @@ class Daemon:
             metrics=self.metrics,
             holds=self.holds,
             workers=config.decode.slots,
+            flights=flights,
         )
         self.station = Station(self)
         self.plant = Plant(
@@ -220,6 +223,7 @@ class Daemon:
         ledger = await stack.enter_async_context(
             Ledger.open(config.station.state_dir, config.ledger, messages, board, source=config.station.source)
         )
+        flights = stack.enter_context(opened(config.station.state_dir))
         limits = {recipe.name: recipe.rules.quality for recipe in config.recipe}
         decoders = await stack.enter_async_context(Decoders(config.decode, limits, board))
         inference = await stack.enter_async_context(
@@ -239,7 +243,7 @@ class Daemon:
         for recipe in config.recipe:
             with suppress(ModelMismatch, Unavailable):  # the ring is made with the first image, once the model and /dev/shm allow it
                 decoders.reserve(inference.plans(recipe.name))
-        return cls(config, board, clock, ledger, decoders, inference)
+        return cls(config, board, clock, ledger, flights, decoders, inference)
 
     async def serve(self, stop: asyncio.Event, failed: asyncio.Future[None]) -> None:
         """Sinks first: plant, inference and the door run before the first landing is sent; they end after the last is recorded.

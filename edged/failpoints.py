@@ -1,7 +1,8 @@
 """Named places on an image's way where a test may kill, stop, slow or fail the process: `EDGED_FAILPOINTS="ledger.committed=kill@3"`.
 
     EDGED_FAILPOINTS = spec ["," spec ...]        spec = point ["[" detail "]"] "=" action ["@" hit ["+"]]
-    action = kill (SIGKILL to ourselves) | stop (SIGSTOP) | raise (an exception nobody expects) | delay:SECONDS
+    action = kill (SIGKILL to ourselves) | stop (SIGSTOP) | abort (SIGABRT, as a watchdog sends) | raise (an exception nobody expects)
+           | eat (all the memory there is) | delay:SECONDS
 
 `detail` narrows a point to one image (its path below the camera's folder). `@3`: at the third time only; `@3+`: from then on; else at the
 first.
@@ -68,8 +69,12 @@ POINTS: Final = {
 """What has just happened at each point."""
 
 _SPEC = re.compile(
-    r"(?P<point>[a-z.]+)(\[(?P<detail>[^\]]*)\])?=(?P<action>kill|stop|raise|delay:(?P<seconds>\d+(\.\d+)?))(@(?P<hit>[1-9]\d*)(?P<on>\+)?)?\Z"
+    r"(?P<point>[a-z.]+)(\[(?P<detail>[^\]]*)\])?=(?P<action>kill|stop|abort|raise|eat|delay:(?P<seconds>\d+(\.\d+)?))(@(?P<hit>[1-9]\d*)(?P<on>\+)?)?\Z"
 )
+
+_SIGNALS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "abort": signal.SIGABRT}
+
+HINT: Final = "POINT=kill|stop|abort|raise|eat|delay:S[@HIT], points as in POINTS"
 
 
 class Failpoint(Exception):  # noqa: N818 - it stands for an exception that nobody expects
@@ -97,7 +102,7 @@ def arm(text: str) -> tuple[str, ...]:
         said = _SPEC.match(spec)
         if said is None or said["point"] not in POINTS:
             problem = f"{spec!r} is no failpoint" if said is None else f"there is no failpoint {said['point']}"
-            raise ConfigError([ConfigProblem("environment", VARIABLE, problem, "POINT=kill|stop|raise|delay:S[@HIT], points as in POINTS")])
+            raise ConfigError([ConfigProblem("environment", VARIABLE, problem, HINT)])
         detail = None if said["detail"] is None else os.fsencode(said["detail"])
         one = _Armed(detail, said["action"].partition(":")[0], float(said["seconds"] or 0), int(said["hit"] or 1), bool(said["on"]))
         armed.setdefault(said["point"], []).append(one)
@@ -125,10 +130,12 @@ def _at(point: str, detail: bytes) -> None:
 
 
 def _act(one: _Armed, point: str) -> None:
-    if one.action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif one.action == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if one.action in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[one.action])
+    elif one.action == "eat":
+        eaten = []
+        while True:
+            eaten.append(bytearray(b"x" * (16 << 20)))
     elif one.action == "delay":
         time.sleep(one.seconds)
     else:

@@ -25,6 +25,7 @@ from typing import Protocol, TypeVar
 from edged.channel import Channel, Lanes
 from edged.errors import ModelMismatch, Unavailable
 from edged.failpoints import reach
+from edged.flights import Flights
 from edged.holds import Holds
 from edged.nouns import Landing, PageResult, Recorded, Recording
 from edged.vision.outcomes import ChangedUnderway
@@ -71,11 +72,13 @@ class Pipeline:
         metrics: Metrics,
         holds: Holds,
         workers: int,
+        flights: Flights | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._landings, self._journey, self._ledger = landings, journey, ledger
         self._intake, self._rejudging = intake, rejudging
         self._metrics, self._holds, self._workers, self._monotonic = metrics, holds, workers, monotonic
+        self._flights = flights or Flights()
         self.in_flight = 0
         self.advanced = monotonic()
 
@@ -100,7 +103,7 @@ class Pipeline:
     async def _one(self, landing: Landing) -> None:
         """From a landing to its record; every way out records it, puts it back, or knows it gone."""
         sender = self._rejudging if landing.again else self._intake
-        if not self._holds.admit(landing.camera, landing.recipe, landing):
+        if not self._flights.due(landing) or not self._holds.admit(landing.camera, landing.recipe, landing):
             sender.put_back(landing)
             return
         try:
@@ -111,9 +114,11 @@ class Pipeline:
     async def _admitted(self, landing: Landing, sender: Intake) -> None:
         reach("image.taken", landing.path)
         try:
-            pages = await self._journey.judge(landing)
-            reach("image.judged", landing.path)
-            recorded = await _shielded(self._ledger.record(pages))
+            async with self._flights.flight(landing) as flight:
+                pages = await self._journey.judge(flight.landing)
+                reach("image.judged", landing.path)
+                flight.recording()
+                recorded = await _shielded(self._ledger.record(pages))
         except (Unavailable, ModelMismatch) as error:
             if landing.again is None:  # where an old image lies may be away while the folder of the new ones is well
                 self._holds.hold(landing.camera, landing.recipe, error)

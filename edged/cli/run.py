@@ -20,7 +20,7 @@ log = structlog.get_logger("edged.run")
 
 def run(args: argparse.Namespace) -> int:
     """Ends with 0 after a signal; an unexpected error passes through and ends the process with 1."""
-    faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the journal
+    faulthandler.enable()  # until `flights` takes it over, which writes the stack of a fatal signal at the next start
     file = args.config or DEFAULT_CONFIG
     config = load(file)
     refuse(config, file)

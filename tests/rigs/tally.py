@@ -48,10 +48,12 @@ class Tally:
 
 
 def rows(ledger: Path) -> list[Recorded]:
-    """Every verdict; [] while there is no ledger yet."""
+    """Every verdict; [] while there is no ledger, or nothing in it, yet."""
     if not ledger.exists():
         return []
     with closing(sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'result'").fetchone():
+            return []
         found = connection.execute(
             "SELECT m.id, l.camera, l.path, coalesce(hex(l.sha256), ''), r.page, r.judgement, r.verdict, r.reason, l.recorded "
             "FROM result r JOIN landing l ON l.landing = r.landing JOIN message m ON m.message = r.message"
