@@ -109,7 +109,12 @@ def test_a_rebuild_ends_after_a_power_cut(tmp_path: Path, fault: Fault, count: i
             unsaid += missing_and_not_said(state, before, damaged.read_bytes())
     told = ", ".join(f"{times} at {names}" for names, times in sorted(at.items()))
     fault.row(
-        f"{count} cuts ({told})", images=IMAGES * count, lost=unsaid, doubled=0, recovered_s=round(slowest_s, 2), note="lost counts what the event did not say"
+        f"{count} cuts ({told})",
+        images=IMAGES * count,
+        lost=unsaid,
+        doubled=0,
+        recovered_s=round(slowest_s, 2),
+        note="lost counts what the event did not say",
     )
 
 
