@@ -164,7 +164,7 @@ async def test_a_stuck_request_keeps_its_slot_and_an_alarm_while_the_others_go_o
         assert model.stuck_s >= 1
         assert 0 not in room.ring.released
         await room.until(lambda: room.board.items["triton"][0] is HealthStatus.DEGRADED)
-        status, cause, hint, facts = room.board.items["triton"]
+        _, cause, hint, facts = room.board.items["triton"]
         assert "1 request(s) to stuck:1 at local unanswered for" in cause
         assert "1 slot stays blocked until Triton answers or restarts" in cause
         assert "restart Triton" in hint
