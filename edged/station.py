@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from edged.daemon import Daemon
 
 
+LOT_ROWS = 1000
+"""So many results of a lot are traced, the newest."""
+
+
 class Station:
     """Reads snapshots; it asks for models to be loaded and unloaded, and for cameras to pause and go on."""
 
@@ -169,9 +173,14 @@ class Station:
         for entry in self._daemon.intake.whereabouts(name):
             held = self._held(entry["camera"], entry["recipe"]) if entry["what"] in ("waiting", "in flight") else None
             entries.append({**entry, "held": held} if held else entry)
+        if not entries:
+            entries += await self._daemon.intake.ignored(name)
         if not entries and (unwanted := self._daemon.intake.unwanted(name)) is not None:
             entries.append(unwanted)
         return {"name": name, "entries": entries}
+
+    async def trace_lot(self, lot: str) -> dict[str, Any]:
+        return {"lot": lot, "entries": await self._daemon.ledger.trace_lot(lot, LOT_ROWS)}
 
     # --- cameras -------------------------------------------------------------------------------------------------------------
     def camera_paused(self, name: str) -> str:

@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     tail.add_argument("--once", action="store_true", help="print those and end")
     trace = command("trace", "remote:trace", "one file's timeline: seen, settled, judged, recorded, delivered, or why not")
     _remote(trace)
-    trace.add_argument("name", metavar="NAME", help="a file name, or its path below the camera's folder")
+    trace.add_argument("name", metavar="NAME", nargs="?", help="a file name, or its path below the camera's folder")
+    trace.add_argument("--lot", metavar="LOT", help="the results of a lot, in place of a file")
 
     _acting(command)
 

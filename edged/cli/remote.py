@@ -60,7 +60,8 @@ def tail(args: argparse.Namespace) -> int:
 
 def trace(args: argparse.Namespace) -> int:
     """Exit 1 when nothing is known of the name."""
-    answer = client(args)("/api/v1/trace?name=" + urllib.parse.quote(args.name))
+    wanted = {key: value for key, value in (("name", args.name), ("lot", args.lot)) if value is not None}
+    answer = client(args)("/api/v1/trace?" + urllib.parse.urlencode(wanted))
     if args.json:
         print(json.dumps(answer))
     else:
@@ -68,7 +69,8 @@ def trace(args: argparse.Namespace) -> int:
             facts = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("time", "since", "what") and v is not None)
             print(f"{entry.get('time') or entry.get('since') or '-':27} {entry.get('what', ''):12} {facts}")
         if not answer["entries"]:
-            print(f"Nothing is known of {args.name}: no such file was seen in a watched folder.")
+            seen = f"lot {args.lot}: no result names it" if args.name is None else f"{args.name}: no such file was seen in a watched folder"
+            print(f"Nothing is known of {seen}.")
     return 0 if answer["entries"] else 1
 
 

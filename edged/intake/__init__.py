@@ -153,6 +153,16 @@ class Intake:
         """What is known of files of this name that have no result yet: camera, recipe, file, what, state, since."""
         return [answer for camera in self._cameras.values() for answer in whereabouts(camera, name)]
 
+    async def ignored(self, name: str) -> list[dict[str, Any]]:
+        """Files of this name (a path below the folder) that lie in a folder now and are none of its camera's images, and why."""
+        path, found = name.encode("utf-8", "surrogateescape"), []
+        for camera in self._cameras.values():
+            reason = camera.folder.selection.explain(path)
+            if reason is not None and not path.startswith(b"/") and await camera.folder.lies(path):
+                about = {"camera": camera.camera.name, "recipe": camera.camera.recipe, "file": name}
+                found.append({**about, "what": "ignored", "state": reason, "since": None})
+        return found
+
     def unwanted(self, name: str) -> dict[str, Any] | None:
         """Why the first camera would not take a file of this name, when none would; None when one would."""
         reasons = [unwanted(camera, name) for camera in self._cameras.values()]

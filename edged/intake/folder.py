@@ -127,6 +127,19 @@ class Folder:
 
         return await self.thread.call(read) if kinds else ({}, {})
 
+    async def lies(self, path: bytes) -> bool:
+        """Is there anything of this name now? A folder that is away shows nothing."""
+
+        def look() -> bool:
+            with looking.folder(self.root, self.place) as fd:
+                os.stat(path, dir_fd=fd, follow_symlinks=False)
+            return True
+
+        try:
+            return await self.thread.call_briefly(look)
+        except (OSError, ValueError, Unavailable):
+            return False
+
     async def find(self, sought: Sought) -> Found | None:
         """Where a judged file lies outside quarantine. Raises Unavailable when a place cannot be looked at."""
 

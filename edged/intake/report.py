@@ -87,7 +87,7 @@ def whereabouts(camera: CameraIntake, name: str) -> list[dict[str, Any]]:
 
 def unwanted(camera: CameraIntake, name: str) -> dict[str, Any] | None:
     """Why a file of this name would be none of the camera's; None when it would be."""
-    reason = camera.folder.selection.why_not(name.encode("utf-8", "backslashreplace"))
+    reason = camera.folder.selection.explain(name.encode("utf-8", "backslashreplace"))
     if reason is None:
         return None
     state = f"a file of this name would be ignored: {reason}"

@@ -18,6 +18,7 @@ from edged.config import Camera, IdentityKind, IdentitySource, Recipe
 from edged.intake.reference import is_reference
 
 OWN_PREFIX = ".edged-"
+_NOT_INCLUDED = "it does not match include"
 MAX_DEPTH = 32
 
 
@@ -25,15 +26,28 @@ class Globs:
     """`include` and `exclude` of one camera, compiled."""
 
     def __init__(self, camera: Camera) -> None:
+        self._camera = camera
         self._include, self._include_paths = _compile(camera.include)
         self._exclude, self._exclude_paths = _compile(camera.exclude)
 
     def why_not(self, name: str, path: str) -> str | None:
         if name.startswith(OWN_PREFIX):
             return "it is edged's own"
-        if _hit(self._exclude, name) or _hit(self._exclude_paths, path):
+        if self.excludes(name, path):
             return "it matches exclude"
-        return None if _hit(self._include, name) or _hit(self._include_paths, path) else "it does not match include"
+        return None if _hit(self._include, name) or _hit(self._include_paths, path) else _NOT_INCLUDED
+
+    def explain(self, name: str, path: str) -> str | None:
+        """As `why_not`, with the patterns: for one file that somebody asks for."""
+        reason = self.why_not(name, path)
+        if reason == _NOT_INCLUDED:
+            return f"{reason} ({' '.join(self._camera.include)})"
+        if reason is not None and self.excludes(name, path):
+            one = (
+                pattern for pattern in self._camera.exclude if _hit(_any([fnmatch.translate(pattern)]), path if "/" in pattern else name)
+            )
+            return f"{reason} ({next(one, '')})"
+        return reason
 
     def excludes(self, name: str, path: str) -> bool:
         return _hit(self._exclude, name) or _hit(self._exclude_paths, path)
@@ -50,6 +64,11 @@ class Selection:
         named = any(_may_name_recipe(source) for source in camera.identity)
         patterned = [recipe for recipe in recipes.values() if recipe.reference and recipe.reference.pattern]
         self._references = [recipe for recipe in patterned if named or recipe.name == camera.recipe]
+
+    def explain(self, path: bytes) -> str | None:
+        """As `why_not`, with the pattern that decides."""
+        text = os.fsdecode(path)
+        return self.why_not(path) and (self._globs.explain(text.rpartition("/")[2], text) or self.why_not(path))
 
     def why_not(self, path: bytes) -> str | None:
         """Why a file at `path` below the folder is not this camera's image, None when it is."""

@@ -24,7 +24,7 @@ import structlog
 from edged.config import Ledger as LedgerConfig
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.failpoints import reach
-from edged.ledger import read, recall
+from edged.ledger import read, recall, tracing
 from edged.ledger.audit import Audit
 from edged.ledger.cameras import Cameras
 from edged.ledger.connection import FILE
@@ -288,7 +288,11 @@ class Ledger:
 
     async def trace(self, name: str) -> list[dict[str, Any]]:
         """Entries of every file of this name, oldest first."""
-        return await self._readers.run(lambda c: read.trace(c, name))
+        return await self._readers.run(lambda c: tracing.trace(c, name))
+
+    async def trace_lot(self, lot: str, limit: int) -> list[dict[str, Any]]:
+        """The newest results of a lot, oldest first."""
+        return await self._readers.run(lambda c: tracing.lot(c, lot, limit))
 
     async def counts(self, since: datetime) -> dict[str, int]:
         """Verdict -> how many were decided since then."""

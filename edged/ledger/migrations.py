@@ -91,6 +91,12 @@ def late_sidecars(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX awaiting_until ON awaiting (until)")
 
 
+def events_about_files(connection: sqlite3.Connection) -> None:
+    """Which events tell of a file, by the hash of its bare name: a trace finds what never got a result."""
+    connection.execute("CREATE TABLE about (message INTEGER PRIMARY KEY REFERENCES message ON DELETE CASCADE, base INTEGER NOT NULL)")
+    connection.execute("CREATE INDEX about_base ON about (base)")
+
+
 ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "first_tables": first_tables,
     "audit": audit,
@@ -98,6 +104,7 @@ ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "rejudgements": rejudgements,
     "accounts": accounts,
     "late_sidecars": late_sidecars,
+    "events_about_files": events_about_files,
 }
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from edged.ledger.identity import content_hash, identity, landing_hash, place_hash, stem_hash
+from edged.ledger.identity import content_hash, identity, landing_hash, name_hash, place_hash, stem_hash
 from edged.ledger.rows import checksum, insert_landing, next_number, read_ns, stored_ns, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
 from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
@@ -72,7 +72,9 @@ class Recorder:
     def announce(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> int:
         """An event's message; returns its sequence."""
         numbering = Numbering(str(uuid4()), self.epoch, "event", next_number(connection, "event"))
-        self._post(connection, numbering, self._composer.event(kind, data, numbering))
+        message = self._post(connection, numbering, self._composer.event(kind, data, numbering))
+        if isinstance(file := data.get("file"), str):
+            connection.execute("INSERT INTO about VALUES (?, ?)", (message, name_hash(file.encode("utf-8", "backslashreplace"))))
         return numbering.sequence
 
     def _new(

@@ -38,6 +38,7 @@ TABLES: Final = {
     "audit": "audit",
     "rejudgement": "rejudgement",
     "awaiting": "landing",
+    "about": "message",
     "absent": None,
     "ended": None,
 }
@@ -134,6 +135,7 @@ def _tidy(new: sqlite3.Connection) -> int:
     ).rowcount
     new.execute("DELETE FROM landing WHERE same_as IS NOT NULL AND same_as NOT IN (SELECT landing FROM landing)")
     new.execute("DELETE FROM rejudgement WHERE landing NOT IN (SELECT landing FROM landing)")
+    new.execute("DELETE FROM about WHERE message NOT IN (SELECT message FROM message)")
     new.execute("DELETE FROM awaiting WHERE landing NOT IN (SELECT landing FROM landing)")
     return forgotten
 

@@ -34,9 +34,10 @@ class ResultsQuery(Nothing):
 
 
 class TraceQuery(Nothing):
-    """`name`: a file's name, with or without its folder."""
+    """`name`: a file's name, with or without its folder; or `lot`."""
 
-    name: str = Field(min_length=1, max_length=4096)
+    name: str | None = Field(None, min_length=1, max_length=4096)
+    lot: Text | None = None
 
 
 class Api:
@@ -54,7 +55,7 @@ class Api:
             Route("GET", f"{base}/cameras", "cameras", "The cameras and their folders.", self.cameras, query=Nothing),
             Route("GET", f"{base}/results", "results", "Results, newest first.", self.results, query=ResultsQuery, problems=(400,)),
             Route("GET", f"{base}/results/{{id}}", "result", "One result message.", self.result, query=Nothing, problems=(404,)),
-            Route("GET", f"{base}/trace", "trace", "One file's timeline.", self.trace, query=TraceQuery, problems=(400,)),
+            Route("GET", f"{base}/trace", "trace", "A file's timeline, or a lot.", self.trace, query=TraceQuery, problems=(400,)),
             Route("GET", f"{base}/models", "models", "The models and their state.", self.models, query=Nothing),
             Route("POST", f"{model}/load", "load_model", "Load a model.", self.load, Role.OPERATOR, problems=(400, 404, 409, 503)),
             Route("POST", f"{model}/unload", "unload_model", "Unload a model.", self.unload, Role.OPERATOR, problems=(400, 404, 503)),
@@ -89,7 +90,11 @@ class Api:
         return as_json(found)
 
     async def trace(self, request: web.Request) -> web.Response:
-        return as_json(await self._view.trace(asked(TraceQuery, request).name))
+        query = asked(TraceQuery, request)
+        if (query.name is None) == (query.lot is None):
+            wrong = [{"parameter": "name", "problem": "Either name or lot must be given."}]
+            raise Refused(400, "The query parameters are not right.", "Correct those named under errors.", errors=wrong)
+        return as_json(await (self._view.trace(query.name) if query.name is not None else self._view.trace_lot(query.lot or "")))
 
     async def models(self, _request: web.Request) -> web.Response:
         return as_json({"models": self._view.models()})

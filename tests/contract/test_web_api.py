@@ -107,6 +107,16 @@ async def test_a_trace_takes_any_file_name() -> None:
     assert body["name"] == 'a "b"\n<c>.png'
 
 
+async def test_a_trace_takes_a_lot_in_place_of_a_name_but_not_both() -> None:
+    station = FakeStation()
+    async with opened(station) as url:
+        _, body, _ = await ask(url + "api/v1/trace?lot=L2411A")
+        status, problem, _ = await ask(url + "api/v1/trace?lot=L2411A&name=a.png")
+    assert (body["lot"], station.asked[-1]) == ("L2411A", ("lot", "L2411A"))
+    assert status == 400
+    assert_problem(problem, 400)
+
+
 async def test_numbers_that_json_does_not_know_are_null() -> None:
     station = FakeStation()
     station.gpu_ = {"gpus": [{"power_watts": math.nan, "temperature_celsius": math.inf}], "reason": None, "driver": None}

@@ -169,6 +169,10 @@ class FakeStation:
         self.asked.append(("trace", name))
         return {"name": name, "steps": []}
 
+    async def trace_lot(self, lot):
+        self.asked.append(("lot", lot))
+        return {"lot": lot, "entries": []}
+
     async def load_model(self, name):
         self._check()
         if name != "die_defect":
