@@ -23,10 +23,11 @@ BYTES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """`lasts`: kind -> the last number given away in this epoch."""
+    """`lasts`: kind -> the last number given away in this epoch. `whole`: none of them pruned or lost by then, no epoch before."""
 
     epoch: str
     lasts: dict[str, int]
+    whole: bool
 
     def lacking(self, connection: sqlite3.Connection) -> str | None:
         """What the ledger's file lacks, as a clause; None when it lacks nothing."""
@@ -56,7 +57,7 @@ class Mark:
             if int(check) != zlib.crc32(text):
                 return None
             said = json.loads(text)
-            return Reached(said["epoch"], {str(kind): int(last) for kind, last in said["last"].items()})
+            return Reached(said["epoch"], {str(kind): int(last) for kind, last in said["last"].items()}, bool(said["whole"]))
         except (OSError, ValueError, KeyError):
             return None
 
@@ -64,7 +65,8 @@ class Mark:
         """After a commit."""
         (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         lasts = dict(connection.execute("SELECT kind, last FROM sequence").fetchall())
-        text = json.dumps({"epoch": epoch, "last": lasts}).encode()
+        (whole,) = connection.execute("SELECT NOT EXISTS (SELECT 1 FROM absent) AND NOT EXISTS (SELECT 1 FROM ended)").fetchone()
+        text = json.dumps({"epoch": epoch, "last": lasts, "whole": bool(whole)}).encode()
         if text == self._written:
             return
         with suppress(OSError):

@@ -50,7 +50,8 @@ def salvage(path: Path, new: sqlite3.Connection, reached: Reached | None) -> dic
     old = _opened(path)
     whole = {table for table, number in TABLES.items() if old is not None and _copy(old, new, table, number)}
     forgotten = _tidy(new)
-    lost = _lost(new, old, reached, accounted={"absent", "ended"} <= whole)
+    whole_by_mark = reached is not None and reached.whole
+    lost = _lost(new, old, reached, accounted=whole_by_mark or {"absent", "ended"} <= whole)
     if old is not None:
         old.close()
     salvaged = {table: new.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}  # noqa: S608 - our own names
@@ -222,7 +223,7 @@ def _lost(new: sqlite3.Connection, old: sqlite3.Connection | None, reached: Reac
     ended = {(ended, kind): last for ended, kind, last in new.execute("SELECT epoch, kind, last FROM ended").fetchall()}
     lost: dict[str, Any] = {}
     former: list[dict[str, Any]] = []
-    count, exact = 0, accounted or (old is None and reached is not None)
+    count, exact = 0, accounted
     for of in sorted({*ended, *((epoch, kind) for kind in KINDS)}):
         kind, last = of[1], ended.get(of, lasts.get(of[1]) if of[0] == epoch else None)
         there, absent = numbers_there(new, *of)

@@ -46,7 +46,7 @@ async def test_a_whole_ledger_has_no_problem_also_after_pruning_and_a_rebuild(tm
     found = inspect(tmp_path)
     assert found.problems == ()
     assert found.counts == {"results": IMAGES, "wafers": 0, "events": 1, "undelivered": IMAGES // 2 + 1}
-    async with opened(tmp_path, retain_rows=10, tick_s=0.01):
+    async with opened(tmp_path, retain_rows=10, tick_s=0.3):
         deadline = time.monotonic() + 10
         while inspect(tmp_path).counts["results"] > IMAGES // 2:
             assert time.monotonic() < deadline
