@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edged.config import Preprocess
 from edged.errors import ModelMismatch
+from edged.inference.content import read_plain, require_listable
 from edged.nouns import InputPlan, ModelContract
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_FILES, MAX_CLASSES = 10_000, 10_000
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError(f"the class {name!r} has characters that do not print")
+    return name
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*(_[A-Za-z0-9.-]+)*$", max_length=100)]
 """No double underscore: `{name}__{version}` must read back."""
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", max_length=40)]
+ClassName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -63,19 +71,19 @@ class Manifest(BaseModel):
     model: str
     licence: str = ""
     citations: tuple[str, ...] = ()
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MAX_CLASSES)
     background: str | None = None
     max_batch_size: int = Field(1, ge=1, le=1024)
     inputs: tuple[Input] = Field(min_length=1, max_length=1)
     outputs: tuple[Output, ...] = Field(min_length=1)
     preprocess: Preprocess
     tolerance: Tolerance = Tolerance()
-    files: dict[str, Sha256]
+    files: dict[str, Sha256] = Field(max_length=MAX_FILES)
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         for path in self.files:
-            _require_plain(path)
+            require_listable(path)
         if self.model not in self.files:
             raise ValueError(f"files does not list the model {self.model!r}")
         if self.background is not None and self.background not in self.classes:
@@ -159,14 +167,15 @@ def read_manifest(directory: Path) -> Manifest:
     """The package's manifest; ModelMismatch in one sentence if it is missing, unreadable or wrong."""
     path = directory / MANIFEST
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
+        data = read_plain(path, MAX_MANIFEST_BYTES + 1)
+        if len(data) > MAX_MANIFEST_BYTES:
             raise ModelMismatch(directory.name, f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
-        content: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(data)
     except FileNotFoundError:
         raise ModelMismatch(directory.name, f"the package has no {MANIFEST}", "Deploy a complete package.") from None
     except OSError as error:
         raise ModelMismatch(directory.name, f"{MANIFEST} cannot be read: {error.strerror}", "Check the file's permissions.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelMismatch(directory.name, f"{MANIFEST} is not JSON: {error}", "Deploy the package again.") from None
     try:
         manifest = Manifest.model_validate(content)
@@ -182,31 +191,6 @@ def read_manifest(directory: Path) -> Manifest:
             "Rename the folder, or correct the manifest.",
         )
     return manifest
-
-
-def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Every listed file is there, a regular file, and has its hash; ModelMismatch naming the first that is not."""
-    for name, expected in manifest.files.items():
-        path = directory / name
-        try:
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise ModelMismatch(directory.name, f"{name} is not a regular file", "Deploy the package again.")
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise ModelMismatch(directory.name, f"the package lacks the file {name}", "Deploy the package again.") from None
-        except OSError as error:
-            raise ModelMismatch(directory.name, f"{name} cannot be read: {error.strerror}", "Check the file's permissions.") from None
-        if found != expected:
-            raise ModelMismatch(
-                directory.name, f"{name} has the sha256 {found[:12]}..., the manifest says {expected[:12]}...", "Deploy the package again."
-            )
-
-
-def _require_plain(path: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or str(PurePosixPath(path)) != path:
-        raise ValueError(f"files lists {path!r}, which is not a plain path below the package")
 
 
 def _shape(dims: tuple[int, ...]) -> str:

@@ -10,7 +10,6 @@ Invariants
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import cast
 
 from edged.errors import ModelMismatch, Unavailable
-from edged.inference.manifest import MANIFEST, Manifest, read_manifest, verify_files
+from edged.inference.content import verify_files
+from edged.inference.manifest import MANIFEST, Manifest, read_manifest
 from edged.inference.package_files import Backend, onnx_wrapper, triton_config
 from edged.inference.selection import active_version, split_reference
 
@@ -112,7 +112,7 @@ class Repository:
 
     def _install(self, source: Path) -> None:
         manifest = read_manifest(source)
-        if own := [name for name in manifest.files if name.endswith(".py") and not self._allow_python]:
+        if own := [name for name in manifest.files if name.lower().endswith(".py") and not self._allow_python]:
             raise ModelMismatch(
                 source.name,
                 f"the package brings Python code of its own ({', '.join(own)}), which Triton would run; [models] allow_python permits it",
@@ -154,8 +154,8 @@ class Repository:
 
 def _same_manifest(source: Path, target: Path) -> bool:
     try:
-        return bool(json.loads((source / MANIFEST).read_bytes()) == json.loads((target / MANIFEST).read_bytes()))
-    except (OSError, ValueError):
+        return (source / MANIFEST).read_bytes() == (target / MANIFEST).read_bytes()
+    except OSError:
         return False
 
 

@@ -236,14 +236,18 @@ class BirthMessage(TypedDict):
     clock: Literal["synced", "unsynced", "unknown"]
 
 
+Sequence = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""What the ledger can hold: a larger one, from a stranger, would be asked of it all the same."""
+
+
 class Ack(TypedDict):
     """From the MES, on `ack`: everything of (source, epoch, kind) up to `up_to_sequence` has arrived, except the `missing` ranges."""
 
     source: str
     epoch: str
     kind: str
-    up_to_sequence: Annotated[int, Field(ge=0)]
-    missing: NotRequired[Annotated[list[tuple[int, int]], Field(max_length=10_000)]]
+    up_to_sequence: Sequence
+    missing: NotRequired[Annotated[list[tuple[Sequence, Sequence]], Field(max_length=10_000)]]
 
 
 result_message = TypeAdapter(ResultMessage)

@@ -152,7 +152,7 @@ def race(station: Station, secret: Path, end: threading.Event) -> None:
 
 
 def commands(station: Station) -> None:
-    """52: edged takes no commands: nothing that is sent under cmd/ has any effect, retained or not."""
+    """52: edged takes no commands: what is sent under cmd/ has no effect. It does listen to the MES's word, or who passes for the MES."""
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="stranger", protocol=mqtt.MQTTv5)
     client.connect(LOOPBACK, station.broker.port)
     client.loop_start()
@@ -160,7 +160,17 @@ def commands(station: Station) -> None:
     for verb in ("cameras.pause", "models.promote", "results.rejudge", "ping", "nonsense"):
         for body in ('{"transaction": 1, "expires": "x", "args": {"camera": "good"}}', "[1]", "\xff", many, ""):
             client.publish(f"{BASE}/cmd/{verb}", body, qos=1, retain=verb == "ping").wait_for_publish(10)
-    client.publish(f"{BASE}/ack", '{"source": 1, "epoch": [], "kind": {}, "up_to_sequence": -1}', qos=1).wait_for_publish(10)
+    source, epoch = station.mes.results()[0].said["source"], station.mes.results()[0].epoch
+    for body in (
+        {"source": 1, "epoch": [], "kind": {}, "up_to_sequence": -1},
+        {"source": source, "epoch": epoch, "kind": "result", "up_to_sequence": 2**70},
+        {"source": source, "epoch": epoch, "kind": "result", "up_to_sequence": 1, "missing": [[-(2**70), 2**70]]},
+        {"source": source, "epoch": "e" * 1_000_000, "kind": "result", "up_to_sequence": 2**63 - 1},
+        {"source": source, "epoch": epoch, "kind": "\u0000'; --", "up_to_sequence": 5, "missing": [[1, 2]] * 10_000},
+        {"source": source, "epoch": epoch, "kind": "result", "up_to_sequence": 1e300},
+    ):
+        client.publish(f"{BASE}/ack", json.dumps(body), qos=1).wait_for_publish(10)
+    client.publish(f"{BASE}/ack", "[" * 500_000, qos=1).wait_for_publish(10)
     client.disconnect()
     client.loop_stop()
 
@@ -182,7 +192,7 @@ def sidecars(station: Station) -> None:
 
 def start(start_station: Callable[..., Station]) -> Station:
     """As root without root's power over permissions, as a service runs."""
-    station = start_station(cameras=CAMERAS, camera="incomplete_after_s = 3", daemon=False)
+    station = start_station(cameras=CAMERAS, camera="incomplete_after_s = 3", mqtt='confirm = "mes"', acks=True, daemon=False)
     station.daemon.start_without_override()
     wait_until(lambda: station.daemon.get("/readyz") is not None, 60, "the daemon is ready")
     return station

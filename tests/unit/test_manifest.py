@@ -11,13 +11,14 @@ import pytest
 
 from edged.config import Preprocess
 from edged.errors import ModelMismatch, Unavailable
-from edged.inference.manifest import Manifest, read_manifest, verify_files
+from edged.inference.content import verify_files
+from edged.inference.manifest import Manifest, read_manifest
 from edged.inference.package_files import onnx_wrapper
 from edged.inference.repository import Repository
 from edged.inference.selection import active_version, split_reference
 from rigs.packages import manifest_of, write_package
 
-HASH = {"1/model.onnx": b"x"}
+HASH = {"1/model.onnx": b"\x08\x08"}  # of version 8, and empty otherwise
 DETECTION: dict[str, Any] = {
     "kind": "detection",
     "model": "1/model.onnx",
@@ -166,7 +167,7 @@ def test_a_packages_own_python_is_refused_unless_allowed(tmp_path: Path) -> None
 def test_the_python_wrapper_of_a_live_package_is_always_edgeds_own(tmp_path: Path) -> None:
     folder = tmp_path / "seed/m__1"
     (folder / "1").mkdir(parents=True)
-    (folder / "1/model.onnx").write_bytes(b"x")
+    (folder / "1/model.onnx").write_bytes(HASH["1/model.onnx"])
     (folder / "1/model.py").write_text("import os  # a stranger's")
     (folder / "manifest.json").write_text(json.dumps(manifest_of("m", HASH, model="1/model.onnx")))
     repository(tmp_path, allow_python=False).package("m")
