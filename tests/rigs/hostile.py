@@ -81,6 +81,10 @@ def _jpeg_metadata() -> bytes:
     return good(".jpg")[:2] + _segment(0xE1, b"Exif\0\0" + looping_exif()) + b"".join(profile) + good(".jpg")[2:]
 
 
+def _jpeg_comments() -> bytes:
+    return good(".jpg")[:2] + _segment(0xFE, bytes(60_000)) * 3 + good(".jpg")[2:]
+
+
 def _bmp(width: int, height: int, *rest: int) -> bytes:
     """The good BMP's header with another size, and `rest`: planes, bits, compression."""
     fields = struct.pack("<ii", width, height) + (struct.pack("<HHI", *rest) if rest else b"")
@@ -144,6 +148,7 @@ FILES = (
     HostileFile(15, "claims 65500 squared.jpg", lambda: jpeg_claiming(65_500, 65_500), "too-large"),
     HostileFile(15, "claims 14000 squared.jpg", lambda: jpeg_claiming(14_000, 14_000), "corrupt"),
     HostileFile(16, "exif and icc loops.jpg", _jpeg_metadata, "judged"),
+    HostileFile(16, "180 kB of comments.jpg", _jpeg_comments, "judged"),
     HostileFile(17, "a million by a thousand.bmp", lambda: _bmp(1_000_000, 1000), "corrupt"),
     HostileFile(18, "negative width.bmp", lambda: _bmp(-300, 200), "corrupt"),
     HostileFile(18, "most negative height.bmp", lambda: _bmp(300, -(2**31)), "corrupt"),
