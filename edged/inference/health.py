@@ -56,7 +56,7 @@ def report_triton(board: Board, endpoints: Sequence[EndpointSnapshot], models: S
     away = [e for e in endpoints if not e.live]
     if away:
         status = HealthStatus.DOWN if len(away) == len(endpoints) else HealthStatus.DEGRADED
-        cause = "; ".join(f"Triton at {e.address} is away: {e.cause}" for e in away)
+        cause = "; ".join([*(f"Triton at {e.address} is away: {e.cause}" for e in away), *filter(None, [_stuck(endpoints, models)])])
         board.report("triton", status, cause, "Start Triton, or correct [triton] endpoints; images wait in their folders.", **facts)
     elif stuck := _stuck(endpoints, models):
         board.report("triton", HealthStatus.DEGRADED, stuck, STUCK_HINT, **facts)

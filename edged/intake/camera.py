@@ -183,6 +183,7 @@ class CameraIntake:
         await self.latecomers.turn()
         if examiner.baselining and not examiner.first_pass and not examiner.backlog:
             examiner.baselining = False
+            log.info("intake.baselined", camera=self.camera.name, folder=str(self.camera.folder), files=examiner.baselined)
         return more
 
     async def _is_away(self, error: Unavailable) -> None:

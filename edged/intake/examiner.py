@@ -59,6 +59,7 @@ class Examiner:
         self.backlog: deque[bytes] = deque()
         self.fresh: dict[bytes, Hint] = {}
         self.baselining = False
+        self.baselined = 0
         self.first_pass = True
         self.misfits = Misfits(folder.camera.name, tell)
         self.first_seen: dict[bytes, datetime] = {}
@@ -158,6 +159,7 @@ class Examiner:
             return answered
         if from_backlog and self.baselining:
             await self._recall.baseline(self._camera.name, asked)
+            self.baselined += len(asked)
             indexes: Iterable[int] = range(len(asked))
         else:
             indexes = await self._recall.known(self._camera.name, asked)

@@ -171,7 +171,6 @@ class Tree:
             await self._unreachable(directory, error.errno or errno.EIO)
             return
         finally:
-            roll.close()
             if listing is not None:
                 listing.close()
         self.unlistable.pop(directory.path, None)

@@ -98,8 +98,9 @@ def _put_in_place(whole: Path, path: Path) -> None:
     reach("rebuild.placed")
 
 
-def _companions(path: Path) -> tuple[Path, Path]:
-    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+def _companions(path: Path) -> tuple[Path, ...]:
+    """A stale one would be read into whatever file has its name next."""
+    return tuple(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))
 
 
 def _moved(source: Path, target: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edged.errors import Unavailable
+from edged.errors import ModelOutputInvalid, Unavailable
 from edged.nouns import HealthStatus
-from rigs.packages import expected_scores, running, write_package
+from rigs.packages import Running, expected_scores, running, write_package
 from rigs.triton import TritonServer
 
 Start = Callable[..., TritonServer]
@@ -136,3 +136,92 @@ async def test_triton_restarted_between_two_looks_is_noticed_by_the_first_image(
                 await asyncio.sleep(0.1)
         await room.until(lambda: room.inference.endpoints()[0].shared_memory)
         await room.until(lambda: sorted(room.ring.released) == list(range(slot + 1)))
+
+
+async def four_instances(room: Running, server: TritonServer, name: str) -> None:
+    """One of them may hang while the golden images pass in another."""
+    await room.ready(name)
+    await room.until(lambda: room.inference.endpoints()[0].shared_memory)
+    config = server.repository / f"{name}__1/config.pbtxt"
+    text = config.read_text()
+    config.write_text(text.replace("count: 1", "count: 4"))
+    assert config.read_text() != text
+    await asyncio.to_thread(server.load, f"{name}__1")
+
+
+async def test_a_stuck_request_keeps_its_slot_and_an_alarm_while_the_others_go_on_beside_it(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "stuck")
+    async with running(server.grpc, server.repository, seed, ["stuck"], config={"deadline_s": 1.0}) as room:
+        await four_instances(room, server, "stuck")
+        with pytest.raises(Unavailable):
+            await room.scores("stuck", room.ring.tensor(0, 253))
+        await room.ready("stuck", 2.5)
+        for slot in range(1, 12):
+            assert await room.scores("stuck", room.ring.tensor(slot, slot, 9)) == rounded(slot, 9)
+        (model,) = room.inference.snapshot()
+        assert (model.stuck, model.circuit, model.opened) == (1, "closed", 1)
+        assert model.stuck_s >= 1
+        assert 0 not in room.ring.released
+        await room.until(lambda: room.board.items["triton"][0] is HealthStatus.DEGRADED)
+        _, cause, hint, facts = room.board.items["triton"]
+        assert "1 request(s) to stuck:1 at local unanswered for" in cause
+        assert "1 slot stays blocked until Triton answers or restarts" in cause
+        assert "restart Triton" in hint
+        assert facts["stuck_requests"] == {"stuck:1@local": 1}
+        assert room.board.items["recipe:stuck"][0] is HealthStatus.OK
+        await room.until(lambda: sorted(room.ring.released) == list(range(12)))
+        await room.until(lambda: room.board.items["triton"][0] is HealthStatus.OK)
+
+
+async def test_with_every_slot_blocked_the_recipe_is_held_and_says_why_until_triton_answers(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "greedy")
+    async with running(server.grpc, server.repository, seed, ["greedy"], config={"deadline_s": 1.0}, slots=2) as room:
+        await four_instances(room, server, "greedy")
+        calls = []
+        for slot in (0, 1):
+            calls.append(asyncio.create_task(room.scores("greedy", room.ring.tensor(slot, 253, slot))))
+            await asyncio.sleep(0.05)
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(error, Unavailable) for error in told)
+        await room.until(lambda: room.inference.snapshot()[0].exhausted and room.inference.snapshot()[0].circuit == "closed", 2.5)
+        assert not room.inference.ready("greedy")
+        assert "every slot is blocked" in room.inference.reason("greedy")
+        await room.until(lambda: "every slot is blocked" in room.board.items["recipe:greedy"][1], 2.5)
+        await room.ready("greedy")
+        await room.until(lambda: sorted(room.ring.released) == [0, 1])
+        assert ("greedy", False) in room.turned and room.turned[-1] == ("greedy", True)
+
+
+async def test_an_image_that_hangs_its_model_thrice_alone_is_to_blame_and_a_freeze_blames_nobody(own_triton: Start, seed: Path) -> None:
+    server = own_triton()
+    write_package(seed, "culprit")
+    async with running(server.grpc, server.repository, seed, ["culprit"], config={"deadline_s": 1.0}) as room:
+        await four_instances(room, server, "culprit")
+        for _ in range(3):  # a frozen server is no image's fault
+            server.freeze()
+            try:
+                with pytest.raises(Unavailable):
+                    await room.scores("culprit", room.ring.tensor(20, 7, 7))
+                room.ring.released.clear()
+                await room.until(lambda: not room.inference.endpoints()[0].live, 12)
+            finally:
+                server.thaw()
+            await room.ready("culprit")
+            await room.until(lambda: room.ring.released == [20])
+            room.ring.released.clear()
+        assert await room.scores("culprit", room.ring.tensor(21, 7, 7)) == rounded(7, 7)
+        hung, said = 0, ""
+        for slot in range(10):
+            await room.ready("culprit")
+            try:
+                await room.scores("culprit", room.ring.tensor(slot, 253, 1))
+            except Unavailable:
+                hung += 1
+            except ModelOutputInvalid as error:
+                said = str(error)
+                break
+        assert "no answer within 1 s, 3 times, to this image alone" in said
+        assert hung == 4  # once in company, for all anybody knew, then three times alone
+        assert await room.scores("culprit", room.ring.tensor(22, 8, 8)) == rounded(8, 8)

@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from contract.intake_station import Station, camera, drop, picture
 from edged.mounts import Mount, absent_mount, is_network, mode_for, mount_of
@@ -93,16 +95,14 @@ async def test_an_unreadable_file_waits_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-async def test_an_unreadable_file_waits_and_is_named_for_nobody(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent != Path("/tmp") and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o755)
-    os.chown(tmp_path, 65534, -1)
-    os.seteuid(65534)
-    try:
-        await _unreadable_file_waits(tmp_path)
-    finally:
-        os.seteuid(0)
+async def test_an_unreadable_file_waits_and_is_named_for_nobody() -> None:
+    with tempfile.TemporaryDirectory(prefix="edged-nobody-") as home:  # pytest's own folders are locked for all but root
+        os.chown(home, 65534, -1)
+        os.seteuid(65534)
+        try:
+            await _unreadable_file_waits(Path(home))
+        finally:
+            os.seteuid(0)
 
 
 async def _unreadable_file_waits(tmp_path: Path) -> None:
@@ -250,3 +250,37 @@ async def test_a_folder_behind_a_symbolic_link_survives_its_reconcile_passes(tmp
         await station.until(lambda: station.intake.snapshot()[0].reconcile_took_s > 0)
         await asyncio.sleep(0.5)
         assert station.health.items["folder:cam"][0] is HealthStatus.OK
+
+
+async def test_a_quiet_directory_is_not_listed_at_each_poll_and_a_moved_mtime_has_it_listed_at_once(tmp_path: Path) -> None:
+    folder, below = tmp_path / "drop", tmp_path / "drop" / "L1"
+    below.mkdir(parents=True)
+    async with Station(tmp_path, [camera(folder, mode="poll", recursive=True)]).running() as station:
+        await asyncio.sleep(3.6)  # until both directories' mtimes are old enough to be trusted
+        for directory in (folder, below):
+            facts = directory.stat()
+            drop(directory, f"unseen-{directory.name}.png", picture(1))
+            os.utime(directory, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        await station.nothing(1.0)
+        drop(below, "seen.png", picture(2))
+        assert {(await station.landing()).path, (await station.landing()).path} == {b"L1/unseen-L1.png", b"L1/seen.png"}
+        await station.nothing(0.5)
+        os.utime(folder)
+        assert (await station.landing()).path == b"unseen-drop.png"
+
+
+async def test_mtimes_that_lie_are_told_once_and_the_reconcile_pass_says_what_it_costs(tmp_path: Path) -> None:
+    folder = tmp_path / "drop"
+    folder.mkdir()
+    with structlog.testing.capture_logs() as logs:
+        async with Station(tmp_path, [camera(folder, mode="poll", reconcile_s=0.5)]).running() as station:
+            await asyncio.sleep(3.6)
+            for number in range(3):
+                facts = folder.stat()
+                drop(folder, f"{number}.png", picture(number))
+                os.utime(folder, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+                await station.judge(await station.landing())
+            assert station.health.facts["folder:cam"]["reconcile_took_s"] >= 0
+            assert station.intake.snapshot()[0].reconcile_took_s > 0
+    warnings = [entry for entry in logs if entry["event"] == "intake.directory_mtime_unreliable"]
+    assert [(entry["camera"], entry["log_level"]) for entry in warnings] == [("cam", "warning")]

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from contract.intake_station import Memory, Station, camera, drop, picture
-from edged.config import IdentitySource, Recipe, Reference
+from edged.config import Camera, IdentitySource, Recipe, Reference
 from edged.intake.inotify import Inotify
 from edged.nouns import HealthStatus, VerdictKind
 
@@ -129,6 +129,20 @@ async def test_a_file_that_stays_incomplete_is_truncated_and_judged_again_when_c
             file.write(data[len(data) // 2 :])
         landing = await station.landing()
         assert (landing.rejected, landing.size) == (None, len(data))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_neither_a_rename_nor_a_close_makes_half_a_file_land(folder: Path, tmp_path: Path, mode: str) -> None:
+    whole = picture()
+    async with Station(tmp_path, [camera(folder, mode=mode)]).running() as station:
+        drop(folder, "renamed.png", whole[: len(whole) // 2])
+        (folder / "closed.png").write_bytes(whole[: len(whole) // 2])
+        await station.nothing(1.0)
+        assert {"renamed.png", "closed.png"} == {each.name for each in station.intake.snapshot()[0].writing}
+        for name in ("renamed.png", "closed.png"):
+            with (folder / name).open("ab") as file:
+                file.write(whole[len(whole) // 2 :])
+        assert {(await station.landing()).size, (await station.landing()).size} == {len(whole)}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -280,6 +294,13 @@ async def test_a_baseline_camera_judges_only_what_comes_after_its_first_start(fo
         landing = await station.landing()
         assert landing.path == b"new.png"
         await station.nothing(0.3)
+        await station.judge(landing)
+    # A file of the baseline that changes is an image; so is all that is new at a later start.
+    drop(folder, "old3.png", picture(77))
+    async with Station(tmp_path, [camera(folder, existing="baseline")], memory=memory).running() as station:
+        assert (await station.landing()).path == b"old3.png"
+        await station.nothing(0.3)
+    assert len(memory.baselined) == 30
 
 
 async def test_a_held_recipe_waits_in_the_folder_and_starves_no_other_camera(folder: Path, tmp_path: Path) -> None:
@@ -462,3 +483,14 @@ async def test_a_ledger_that_is_away_delays_and_loses_nothing(folder: Path, tmp_
         await station.nothing(0.5)
         station.memory.away = False
         assert (await station.landing()).path == b"a.png"
+
+
+def test_the_defaults_of_a_camera_are_those_of_the_contract(tmp_path: Path) -> None:
+    plain = Camera(name="c", folder=tmp_path, recipe="r")
+    assert {glob.removeprefix("*.") for glob in plain.include} == {"jpg", "jpeg", "png", "bmp", "tif", "tiff"}
+    assert set(plain.exclude) == {".*", "~*"}
+    assert (plain.after, plain.mode, plain.existing) == ("keep", "auto", "judge")
+    assert (plain.poll_s, plain.reconcile_s, plain.incomplete_after_s, plain.sidecar_late_s) == (2.0, 300.0, 300.0, 86_400.0)
+    assert (plain.effective_sidecar_wait_s, plain.effective_move_to) == (0.0, tmp_path / ".done")
+    sidecar = Camera(name="c", folder=tmp_path, recipe="r", identity=(IdentitySource(kind="sidecar-json"),))
+    assert sidecar.effective_sidecar_wait_s == 10.0

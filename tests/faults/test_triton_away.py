@@ -10,6 +10,7 @@ import pytest
 
 from rigs.faults import Fault
 from rigs.prints import Prints, recipes_of, seed_of
+from rigs.processes import wait_until
 from rigs.station import Station
 from rigs.triton import TritonServer
 
@@ -52,7 +53,7 @@ def away(station: Station, prints: Prints, seconds: float, end: Callable[[], Non
 def nothing_blamed(station: Station, prints: Prints) -> None:
     assert prints.mixed_up() == []
     assert "ERROR" not in station.tally().verdicts
-    assert station.complaints().keys() <= {"gpu"}
+    assert station.complaints().keys() <= {"gpu", "clock"}
 
 
 @pytest.mark.fault("Triton killed and back", matrix=(28,))
@@ -108,4 +109,65 @@ def test_a_triton_that_never_thaws_is_replaced_and_its_blocked_slots_come_back(s
     recovered_s = away(station, prints, 70, station.triton.freeze, replaced)
     assert recovered_s <= BACK_S
     fault.row(how="SIGSTOP for 70 s under load, killed, started", tally=station.tally(), recovered_s=recovered_s)
+    nothing_blamed(station, prints)
+
+
+@pytest.mark.fault("late answers after a freeze", matrix=(29,))
+def test_no_late_answer_becomes_another_images_verdict_and_blocked_slots_are_told(
+    start_station: Start, fault: Fault, tmp_path: Path
+) -> None:
+    """Two recipes share one model and its 4 slots: frozen, they are with Triton, and whoever waits for one is sent back."""
+    seed = seed_of(tmp_path, {"prints": {"cost_s": 0.1, "max_batch_size": 4}, "other": {}})
+    cameras = {"one": 'recipe = "prints"', "two": 'recipe = "again"'}
+    toml = recipes_of(seed, ["prints", "other"]) + '[[recipe]]\nname = "again"\nmodels = ["prints"]\n[decode]\nslots = 4\n'
+    station = start_station(cameras=cameras, camera='after = "move"', toml=toml, triton="deadline_s = 1.0")
+    prints = Prints(station)
+    for camera in cameras:
+        prints.drop(camera, 60)
+    wait_until(lambda: len(station.rows()) > 10, 20, "some are judged")
+    station.triton.freeze()
+    try:
+        wait_until(lambda: "unanswered" in station.health()["triton"]["cause"], 10, "health says that Triton owes answers")
+        told = station.wait_health("triton", "down", 10)
+        blocked = told["facts"]["blocked_slots"]
+        assert blocked > 0
+        assert f'edged_triton_blocked_slots{{endpoint="local"}} {blocked:.1f}' in station.daemon.text("/metrics")
+        wait_until(lambda: station.daemon.get("/api/v1/status")["queues"]["under_way"] == 0, 10, "no image hangs in the pipeline")
+        for camera in cameras:
+            prints.drop(camera, 20)
+        time.sleep(3)
+    finally:
+        station.triton.thaw()
+    station.over()
+    recovered_s = station.settle(60)
+    assert prints.mixed_up() == []
+    assert recovered_s <= BACK_S
+    fault.row(how=f"SIGSTOP with {blocked} of 4 slots in its hands, SIGCONT", tally=station.tally(), recovered_s=recovered_s)
+    wait_until(lambda: station.health()["triton"]["facts"]["blocked_slots"] == 0, 10, "every slot came back")
+    nothing_blamed(station, prints)
+
+
+@pytest.mark.fault("Triton gone with slots in its hands", matrix=(29, 44))
+def test_with_slots_blocked_and_triton_gone_nothing_crashes_and_no_image_hangs(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path, "deadline_s = 1.0")
+    feed(station, prints, 1)
+    station.triton.freeze()
+    try:
+        feed(station, prints, 2)
+        station.wait_health("triton", "down", 15)
+        station.triton.kill()
+    finally:
+        if station.triton.running:
+            station.triton.thaw()
+    feed(station, prints, 2)
+    told = station.health()["triton"]
+    assert told["facts"]["blocked_slots"] > 0
+    assert "blocked until Triton answers or restarts" in told["cause"]
+    assert station.daemon.text("/livez")
+    assert station.daemon.get("/api/v1/status")["queues"]["under_way"] == 0
+    station.triton.start()
+    station.over()
+    recovered_s = station.settle(60)
+    fault.row(how="SIGSTOP under load, then kill -9, started", tally=station.tally(), recovered_s=recovered_s)
+    wait_until(lambda: station.health()["triton"]["facts"]["blocked_slots"] == 0, 10, "every slot came back")
     nothing_blamed(station, prints)

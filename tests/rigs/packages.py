@@ -178,6 +178,7 @@ class Running:
     inference: Inference
     board: Notes
     ring: Ring
+    turned: list[tuple[str, bool]]
 
     async def until(self, true: Callable[[], bool], timeout_s: float = 20.0) -> float:
         """Seconds until `true()`; AssertionError with the board's words after `timeout_s`."""
@@ -213,6 +214,7 @@ async def running(
     if not (state_dir / "models").exists():
         (state_dir / "models").symlink_to(repository)
     board, ring, stop = Notes(), Ring(slots), asyncio.Event()
+    turned: list[tuple[str, bool]] = []
     addresses = (address, *(config or {}).get("more", ()))
     triton = Triton(endpoints=addresses, **{key: value for key, value in (config or {}).items() if key != "more"})
     inference = Inference(
@@ -224,13 +226,14 @@ async def running(
         prepare_golden=prepare,
         find_defects=golden_defects,
         release=ring.release,
+        turned=lambda recipe, ready: turned.append((recipe, ready)),
     )
     try:
         async with inference:
             inference.add_ring(ring)
             task = asyncio.create_task(inference.run(stop), name="inference")
             try:
-                yield Running(inference, board, ring)
+                yield Running(inference, board, ring, turned)
             finally:
                 stop.set()
                 await asyncio.wait_for(task, 20)

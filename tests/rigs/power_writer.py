@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import sqlite_utils  # noqa: F401 - a migration imports it: here once for all writers
+
 from contract.ledger_pages import opened, page
 from edged.config import After, Camera
 from edged.intake.disposal import Disposal, Pending
@@ -114,6 +116,7 @@ def main() -> None:
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
+            os.dup2(2, 1)  # its logs are no answers
             try:
                 _work(json.loads(line))
             except BaseException:  # noqa: BLE001 - a fork must never return into the loop of its parent

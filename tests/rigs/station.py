@@ -92,9 +92,13 @@ class Station:
         folder = self.folders[camera]
         aside = folder / f".tool-{hashlib.sha256(raw).hexdigest()[:16]}"
         aside.write_bytes(content)
-        with self._lock:
-            self.dropped[camera, raw, hashlib.sha256(content).hexdigest()] = pages
+        self.expect(camera, raw, content, pages=pages)
         return aside.rename(folder / os.fsdecode(name))
+
+    def expect(self, camera: str, name: str | bytes, content: bytes, *, pages: int = 1) -> None:
+        """A file that the test writes in its own way."""
+        with self._lock:
+            self.dropped[camera, os.fsencode(name), hashlib.sha256(content).hexdigest()] = pages
 
     @contextmanager
     def feeding(self, rate_per_s: float = 20.0, camera: str | None = None) -> Iterator[None]:

@@ -138,6 +138,11 @@ class TritonServer:
         self.stop()
         self.start(load)
 
+    @property
+    def running(self) -> bool:
+        """Started and not ended by us; frozen counts as running."""
+        return self._launcher is not None
+
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, nothing answers."""
         freeze(self.pid)

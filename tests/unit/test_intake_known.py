@@ -11,13 +11,15 @@ from edged.intake.known import LISTED, KnownNames, Roll, stamp
 
 common = st.sampled_from(["\udcff\udc80.png", "a", "b", "c"])
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=4) | common
-actions = st.lists(st.tuples(st.sampled_from(["put", "drop", "list", "merge"]), names, st.integers(-(2**62), 2**62)), max_size=60)
+verbs = st.sampled_from(["put", "drop", "merge", "begin", "list", "end"])
+actions = st.lists(st.tuples(verbs, names, st.integers(-(2**62), 2**62)), max_size=60)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(actions)
-def test_it_answers_as_a_dictionary_does(steps: list[tuple[str, str, int]]) -> None:
+def test_it_answers_as_a_dictionary_does_whatever_happens_while_a_listing_is_under_way(steps: list[tuple[str, str, int]]) -> None:
     table, model = KnownNames(), dict[str, int]()
+    roll, before, listed = Roll(table), set[str](), set[str]()
     for action, name, value in steps:
         if action == "put":
             table.put(name, value)
@@ -26,13 +28,15 @@ def test_it_answers_as_a_dictionary_does(steps: list[tuple[str, str, int]]) -> N
             table.drop(name)
             model.pop(name, None)
         elif action == "merge":
-            table._merge()
+            table.merge()
+        elif action == "begin":
+            roll, before, listed = Roll(table), set(model), set()
+        elif action == "list":
+            piece = [each for each in sorted(model) if hash(each) % 3] + [name]
+            assert set(roll.call(piece)) == set(piece) - set(model)
+            listed.update(piece)
         else:
-            roll = Roll(table)
-            listed = [each for each in sorted(model) if hash(each) % 3] + [name]
-            assert set(roll.call(listed)) == set(listed) - set(model)
-            assert set(roll.missing()) == set(model) - set(listed)
-            roll.close()
+            assert sorted(roll.missing()) == sorted((before & set(model)) - listed)
         assert table.get(name) == model.get(name)
         assert len(table) == len(model)
     assert set(table.names()) == set(model)
@@ -44,7 +48,7 @@ def test_many_names_are_merged_found_and_tidied(monkeypatch: pytest.MonkeyPatch)
     table = KnownNames()
     for number in range(5000):
         table.put(f"image_{number}.png", stamp(number, number))
-    assert len(table._recent) < 2000
+    assert len(table.recent) < 2000
     for number in range(0, 5000, 2):
         table.drop(f"image_{number}.png")
     for number in range(5000, 9000):
