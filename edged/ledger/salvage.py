@@ -100,7 +100,11 @@ def _readable(old: sqlite3.Connection, select: str, number: str | None, at: int)
     while ranges:
         low, high = ranges.pop()
         try:
-            rows = old.execute(f"{select} WHERE {number} > ? AND {number} <= ? ORDER BY {number} LIMIT ?", (low, high, PIECE)).fetchall()
+            if high - low == 1:  # looking for more than this very row would touch its neighbours, which may not read
+                rows = old.execute(f"{select} WHERE {number} = ?", (high,)).fetchall()
+            else:
+                where = f"WHERE {number} > ? AND {number} <= ? ORDER BY {number} LIMIT ?"
+                rows = old.execute(f"{select} {where}", (low, high, PIECE)).fetchall()
         except sqlite3.DatabaseError:
             failures += 1
             # Where thousands do not read, a whole branch is gone: no need to knock at each row of it.
