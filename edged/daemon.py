@@ -29,7 +29,7 @@ from edged.failpoints import reach
 from edged.flights import Flights, opened
 from edged.holds import Holds
 from edged.inference import Inference
-from edged.intake import Intake
+from edged.intake import Intake, Quarantine
 from edged.journey import Journey
 from edged.late import LateSidecars
 from edged.ledger import Ledger
@@ -38,6 +38,7 @@ from edged.pipeline import Pipeline
 from edged.plant import Messages, Plant
 from edged.plant.told import identity_of, page_of
 from edged.rejudging import Rejudging
+from edged.shelf import Limits
 from edged.station import Station
 from edged.verdict import gate, golden_defects, identified, judge
 from edged.vision.decoders import Decoders
@@ -94,6 +95,12 @@ async def _opened(config: Config, board: HealthBoard, stack: AsyncExitStack, sto
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), OPEN_AGAIN_S)
     return None
+
+
+def _quarantine(config: Config) -> Quarantine:
+    kept = config.quarantine
+    limits = Limits(kept.retain_days, kept.retain_files, kept.retain_bytes)
+    return Quarantine(config.station.state_dir / "quarantine", limits, config.ledger.min_free_bytes)
 
 
 async def _wait(failed: asyncio.Future[None]) -> None:
@@ -154,7 +161,7 @@ class Daemon:
             recall=ledger,
             standings=ledger.cameras,
             held=self.holds.active,
-            quarantine=config.station.state_dir / "quarantine",
+            quarantine=_quarantine(config),
             board=board,
             announce=ledger.announce,
         )

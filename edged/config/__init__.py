@@ -27,7 +27,7 @@ from edged.config.recipe import (
     Zone,
 )
 from edged.config.root import Config
-from edged.config.station import Decode, Gpu, GpuMode, Ledger, Log, LogFormat, LogLevel, Section, Segment, Station
+from edged.config.station import Decode, Gpu, GpuMode, Ledger, Log, LogFormat, LogLevel, Quarantine, Section, Segment, Station, WhenFull
 
 __all__ = [
     "IDENTITY_FIELDS",
@@ -56,6 +56,7 @@ __all__ = [
     "Preprocess",
     "Protocol",
     "QualityLimits",
+    "Quarantine",
     "Recipe",
     "Reference",
     "Rule",
@@ -66,6 +67,7 @@ __all__ = [
     "Station",
     "Triton",
     "WatchMode",
+    "WhenFull",
     "Zone",
     "from_data",
     "load",

@@ -109,6 +109,9 @@ class Camera(Section):
     settle_s: float | None = Field(None, ge=0)
     after: After = After.KEEP
     move_to: Path | None = None
+    done_retain_days: float | None = Field(None, gt=0)
+    done_retain_files: int | None = Field(None, ge=1)
+    done_retain_bytes: int | None = Field(None, ge=0)
     existing: Existing = Existing.JUDGE
     recipe: str
     identity: tuple[IdentitySource, ...] = ()
@@ -116,6 +119,13 @@ class Camera(Section):
     incomplete_after_s: float = Field(300.0, gt=0)
     sidecar_wait_s: float | None = Field(None, ge=0)
     sidecar_late_s: float = Field(86_400.0, ge=0)
+
+    @model_validator(mode="after")
+    def _done_needs_move(self) -> Camera:
+        limits = [name for name in ("done_retain_days", "done_retain_files", "done_retain_bytes") if getattr(self, name) is not None]
+        if limits and self.after is not After.MOVE:
+            raise ValueError(f"{limits[0]} limits what lies in the dated folders: it needs after = 'move'")
+        return self
 
     @property
     def die_frame(self) -> Frame | None:

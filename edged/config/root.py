@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from edged.config.camera import Camera
 from edged.config.peers import Http, Models, Mqtt, Triton
 from edged.config.recipe import Recipe
-from edged.config.station import Decode, Gpu, Ledger, Log, Section, Station
+from edged.config.station import Decode, Gpu, Ledger, Log, Quarantine, Section, Station
 
 
 class Config(Section):
@@ -18,6 +18,7 @@ class Config(Section):
     triton: Triton = Triton()
     models: Models = Models()
     ledger: Ledger = Ledger()
+    quarantine: Quarantine = Quarantine()
     mqtt: Mqtt = Mqtt()
     http: Http = Http()
     gpu: Gpu = Gpu()

@@ -1,4 +1,4 @@
-"""[station], [decode], [ledger], [log], [gpu]: what belongs to the box."""
+"""[station], [decode], [ledger], [quarantine], [log], [gpu]: what belongs to the box."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ class Decode(Section):
     timeout_s: float = Field(30.0, gt=0)
 
 
+class WhenFull(StrEnum):
+    """Who suffers when the disk has no room for more. Undelivered results never do.
+
+    `block`: the tool's folder, where images wait. `forget-delivered`: those who look at the past: the oldest delivered results go before
+    their time, and only when none are left images wait.
+    """
+
+    BLOCK = "block"
+    FORGET_DELIVERED = "forget-delivered"
+
+
 class Ledger(Section):
     """How long results are kept. Undelivered rows are never pruned; nothing is judged when less than `min_free_bytes` is free."""
 
@@ -54,6 +65,15 @@ class Ledger(Section):
     retain_rows: int = Field(5_000_000, ge=1)
     retain_bytes: int = Field(20 * 1024**3, ge=1024**2)
     min_free_bytes: int = Field(512 * 1024**2, ge=0)
+    when_full: WhenFull = WhenFull.BLOCK
+
+
+class Quarantine(Section):
+    """How long copies of rejected images are kept; the oldest make room. What is not set does not limit."""
+
+    retain_days: float | None = Field(None, gt=0)
+    retain_files: int | None = Field(None, ge=1)
+    retain_bytes: int | None = Field(2 * 1024**3, ge=0)
 
 
 class LogFormat(StrEnum):

@@ -32,6 +32,7 @@ __all__ = [
     "Grade",
     "Intake",
     "Parsed",
+    "Quarantine",
     "Recall",
     "Seen",
     "Sought",
@@ -47,11 +48,10 @@ __all__ = [
 ]
 
 LATE = 64
-QUARANTINE_BYTES = 2 * 1024**3
 
 
 class Intake:
-    """All cameras. `held(camera, recipe)`: must this recipe's images wait? `quarantine`: a folder, made when needed.
+    """All cameras. `held(camera, recipe)`: must this recipe's images wait? `quarantine`: its folder is made when needed.
 
     `late` gives the sidecars that came after their image was judged.
     """
@@ -64,17 +64,16 @@ class Intake:
         recall: Recall,
         standings: Standings,
         held: Callable[[str, str], bool],
-        quarantine: Path,
+        quarantine: Quarantine,
         board: Board,
         announce: Callable[[str, Mapping[str, Any]], Any],
         *,
-        quarantine_bytes: int = QUARANTINE_BYTES,
         utcnow: Callable[[], datetime] = utc,
         stall_s: float = 5.0,
     ) -> None:
         self._landings = landings
         watching = {camera.name: folder_text(camera) for camera in cameras}
-        self._quarantine = Quarantine(quarantine, quarantine_bytes)
+        self._quarantine = quarantine
         self.late: Channel[LateSidecar] = Channel(LATE)
         self._cameras = {
             camera.name: CameraIntake(
@@ -87,7 +86,6 @@ class Intake:
                 gate=Gate(camera, watching, standings),
                 held=held,
                 quarantine=quarantine,
-                quarantine_bytes=quarantine_bytes,
                 board=board,
                 announce=announce,
                 utcnow=utcnow,

@@ -17,7 +17,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import structlog
 
@@ -31,6 +30,7 @@ from edged.intake.examiner import Examiner
 from edged.intake.finding import Found, Sought, first_of
 from edged.intake.folder import Folder
 from edged.intake.gate import Gate
+from edged.intake.keeping import Keeping
 from edged.intake.known import LISTED, stamp
 from edged.intake.latecomers import Latecomers
 from edged.intake.outgoing import Landings, Outgoing
@@ -61,8 +61,7 @@ class CameraIntake:
         late: Channel[LateSidecar],
         gate: Gate,
         held: Callable[[str, str], bool],
-        quarantine: Path,
-        quarantine_bytes: int,
+        quarantine: Quarantine,
         board: Board,
         announce: Announce,
         utcnow: Callable[[], datetime],
@@ -80,8 +79,9 @@ class CameraIntake:
         self.examiner.names = self.tree
         self.tree.company = self.latecomers
         disposal = self._disposal = Disposal(camera, utcnow, self.folder.thread.tick)
-        self._copies = Quarantine(quarantine, quarantine_bytes)
-        self.aftermath = Aftermath(self.folder, disposal, self._copies, recall, self.outgoing, self, self.events.tell)
+        self._copies = quarantine
+        self.aftermath = Aftermath(self.folder, disposal, quarantine, recall, self.outgoing, self, self.events.tell)
+        self.keeping = Keeping(camera, self.folder.thread, quarantine, self.aftermath)
         self._woken = asyncio.Event()
         self._next_poll = 0.0
         self.away: Unavailable | None = None
@@ -143,6 +143,7 @@ class CameraIntake:
         if self.tree.mtimes_lie and not self._lies_logged:
             self._lies_logged = True
             log.warning("intake.directory_mtime_unreliable", camera=self.camera.name, hint="Every poll now lists the whole folder.")
+        await self.keeping.turn()
         self._report()
 
     async def _begin(self) -> None:

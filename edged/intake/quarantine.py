@@ -1,4 +1,4 @@
-"""Copies of images that could not be judged, kept in the state directory below a cap; the oldest copies make room."""
+"""Copies of images that could not be judged, kept in the state directory for a while; the oldest copies make room."""
 
 # ruff: noqa: PTH108, PTH116
 # Paths here are bytes, as the file system holds them.
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from edged.failpoints import reach
 from edged.intake.renaming import copy_new, make_directories, rename_new, sync_directory
+from edged.shelf import Limits, Shelf
 
 _SUFFIX = re.compile(rb"\.[A-Za-z0-9]{1,8}\Z")
 
@@ -20,8 +22,9 @@ _SUFFIX = re.compile(rb"\.[A-Za-z0-9]{1,8}\Z")
 class Quarantine:
     """`{folder}/{id}{suffix}`; used from several folders' threads, which only ever add and remove whole files."""
 
-    def __init__(self, folder: Path, cap_bytes: int) -> None:
-        self._folder, self._cap_bytes = folder, cap_bytes
+    def __init__(self, folder: Path, limits: Limits, min_free_bytes: int = 0) -> None:
+        self._folder, self._limits, self._min_free_bytes = folder, limits, min_free_bytes
+        self._shelf = Shelf(folder, limits)
 
     def path_of(self, result_id: str, name: bytes) -> Path:
         match = _SUFFIX.search(name)
@@ -38,16 +41,17 @@ class Quarantine:
         return copies
 
     def keep(self, source: bytes, result_id: str, tick: Callable[[], None]) -> Path | None:
-        """Copy an image in; None when it alone is above the cap. Raises OSError. Repeated for the same id, it is kept once."""
+        """Copy an image in; None when it alone is above the limits. Raises OSError. Repeated for the same id, it is kept once."""
         target = self.path_of(result_id, source)
         if target.exists():
             sync_directory(os.fsencode(self._folder))  # a crash may have come before this
             return target
         size = os.stat(source, follow_symlinks=False).st_size
-        if size > self._cap_bytes:
+        if self._limits.exceeded(1, size):
             return None
         make_directories(os.fsencode(self._folder), 0o750)
-        self._make_room(size)
+        self._shelf.make_room(size, 1)
+        self._leave_free(size)
         partial = os.fsencode(self._folder / f".{result_id}.part")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)  # left by a crash
@@ -61,17 +65,12 @@ class Quarantine:
         reach("quarantine.kept")
         return target
 
-    def _make_room(self, size: int) -> None:
-        copies = []
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    facts = entry.stat(follow_symlinks=False)
-                    copies.append((facts.st_ctime_ns, facts.st_size, entry.path))
-        total = sum(copy[1] for copy in copies)
-        for _, freed, path in sorted(copies):
-            if total + size <= self._cap_bytes:
-                return
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            total -= freed
+    def prune(self) -> int:
+        """Copies that are too old go; returns how many. OSError."""
+        return self._shelf.make_room()
+
+    def _leave_free(self, size: int) -> None:
+        """The ledger needs the disk more: without room beyond what must stay free nothing is copied."""
+        seen = os.statvfs(self._folder)
+        if seen.f_bavail * seen.f_frsize < self._min_free_bytes + size:
+            raise OSError(errno.ENOSPC, "the copy would leave less than [ledger] min_free_bytes free", os.fspath(self._folder))

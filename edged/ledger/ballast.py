@@ -29,6 +29,11 @@ class Ballast:
         self.given_up = False
         self._without = False
 
+    def needs_bytes(self, disk_bytes: int) -> int:
+        """So much must be free, beyond what must stay free, for it to be made again; 0 while it is there."""
+        size = min(BYTES, disk_bytes // SHARE)
+        return 2 * size if not self._without and self._bytes() < size else 0
+
     def give_up(self) -> None:
         self.given_up = not self._without
         with suppress(OSError):  # a disk that cannot be written at all: its own error is told

@@ -138,7 +138,9 @@ class Ledger:
         """Before the thread starts."""
         self._age = AgeClock(connection, monotonic=self._monotonic, wall=self._wall)
         self._recorder.age = self.late.age = self._age.now
-        self._retention = Retention(self._config, self._age, lambda: self._figures.results, monotonic=self._monotonic)
+        self._retention = Retention(
+            self._config, self._age, lambda: self._figures.results, lambda: self._space.wanted_bytes, monotonic=self._monotonic
+        )
         (self.epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         self._recorder.epoch = self.epoch
         self._space.look()

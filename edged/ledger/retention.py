@@ -5,6 +5,7 @@ Invariants
 - The identity of a file stays after its result, until a scan no longer lists the file and the retention time has passed.
 - Age is counted by the ledger's own clock: it advances with the monotonic clock, and at a start by at most `DOWN_CAP_S` for the time we
   were away. No jump of the wall clock can empty the ledger.
+- Before its time a result goes only with `when_full = "forget-delivered"`, only while the disk wants room, and only if it is delivered.
 - Work is done in pieces of some milliseconds, so that a verdict never waits for it.
 """
 
@@ -16,13 +17,16 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from edged.config import Ledger as LedgerConfig
+from edged.config import WhenFull
 from edged.failpoints import reach
 
 PIECE: Final = 100
 BUDGET_S: Final = 0.02
+WANTED_BUDGET_S: Final = 0.2
 DOWN_CAP_S: Final = 7 * 86_400.0
 PERSIST_S: Final = 60.0
 VACUUM_PAGES: Final = 200
+WANTED_TURNS: Final = 10
 FREE_PAGES: Final = 5000
 """So many free pages stay in the file: they are used again, and giving them back costs time."""
 
@@ -46,12 +50,19 @@ class AgeClock:
 
 
 class Retention:
-    """`results()` tells about how many results there are; it may lag behind."""
+    """`results()` tells about how many results there are; it may lag behind. `wanted_bytes()`: how much the disk lacks."""
 
     def __init__(
-        self, config: LedgerConfig, age: AgeClock, results: Callable[[], int], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        config: LedgerConfig,
+        age: AgeClock,
+        results: Callable[[], int],
+        wanted_bytes: Callable[[], int] = lambda: 0,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._age, self._results, self._monotonic = config, age, results, monotonic
+        self._wanted_bytes, self._forgets = wanted_bytes, config.when_full is WhenFull.FORGET_DELIVERED
         self._after = 0
         self._saved = monotonic()
         self._rest_until = 0.0
@@ -63,9 +74,10 @@ class Retention:
         if now - self._saved >= PERSIST_S:
             self._saved = now
             self._age.save(connection)
-        if now < self._rest_until:
+        wanted = self._wanted_bytes()
+        if now < self._rest_until and not wanted:
             return
-        until, excess = now + BUDGET_S, self._results() - self._config.retain_rows
+        until, excess = now + (WANTED_BUDGET_S if wanted else BUDGET_S), self._results() - self._config.retain_rows
         too_large = self._too_large(connection)
         while self._monotonic() < until:
             examined, deleted = self._piece(connection, excess, too_large)
@@ -74,12 +86,16 @@ class Retention:
                 self._after = 0
                 self._rest_until = self._monotonic() + PERSIST_S * (excess <= 0 and not too_large)
                 break
+            if wanted:
+                _write_back(connection)  # on a full disk the log must not grow
             too_large = too_large and self._too_large(connection)
-        self._shrink(connection)
+        self._shrink(connection, wanted)
 
     def _too_large(self, connection: sqlite3.Connection) -> bool:
         pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size"))
-        return int((pages - free) * size) > self._config.retain_bytes
+        # What is deleted already goes back to the disk at the end of this turn and of those that follow.
+        forgets = self._forgets and free * size < self._wanted_bytes()
+        return forgets or int((pages - free) * size) > self._config.retain_bytes
 
     def _piece(self, connection: sqlite3.Connection, excess: int, too_large: bool) -> tuple[int, int]:
         """Looks at some of the oldest messages; returns how many it looked at before one that must stay by its age, and deleted."""
@@ -125,10 +141,18 @@ class Retention:
         self.pruned += len(doomed)
         return examined, deleted
 
-    def _shrink(self, connection: sqlite3.Connection) -> None:
+    def _shrink(self, connection: sqlite3.Connection, wanted: int) -> None:
+        """Gives deleted pages back to the disk: above a share of the file, or all that a full disk wants."""
         (pages,), (free,) = connection.execute("PRAGMA page_count").fetchone(), connection.execute("PRAGMA freelist_count").fetchone()
-        if free > max(FREE_PAGES, pages // 5):
-            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+        turns = min(free // VACUUM_PAGES + 1, WANTED_TURNS) if wanted and free else int(free > max(FREE_PAGES, pages // 5))
+        for _ in range(turns):
+            connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")  # execute() would step it once: one page
+            if wanted:
+                _write_back(connection)
+
+
+def _write_back(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def account(connection: sqlite3.Connection, numbers: Iterable[tuple[str, str, int]]) -> None:

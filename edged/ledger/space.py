@@ -44,15 +44,12 @@ class Space:
         self.cause = ""
         self.free_bytes: int | None = None
         self.hours_left: float | None = None
+        self.wanted_bytes = 0
+        """So much must become free before there is room enough, with something to spare; 0 while there is."""
 
     @property
     def short(self) -> bool:
         return self.room in (Room.SHORT, Room.FULL, Room.INODES)
-
-    @property
-    def scarce(self) -> bool:
-        """Time to make room, where that is allowed before its time."""
-        return self.short or self.room is Room.TIGHT
 
     def refused(self, error: Exception) -> None:
         """A write has failed. On a full disk the ballast goes, so that what makes room can be written."""
@@ -80,6 +77,8 @@ class Space:
         free = self.free_bytes = seen.f_bavail * seen.f_frsize
         self.hours_left = self._hours_left(free)
         self._ballast.keep(seen.f_blocks * seen.f_frsize, free, self._min_free)
+        goal = self._min_free * 3 // 2 + self._ballast.needs_bytes(seen.f_blocks * seen.f_frsize)
+        self.wanted_bytes = max(0, goal - free)
         inodes = seen.f_favail if seen.f_files else None  # some file systems make them as they need them
         self.room = self._judged(free, inodes)
         self._tell(free, inodes)

@@ -16,8 +16,9 @@ import numpy as np
 from edged.channel import Channel, ChannelClosed
 from edged.config import Camera, Recipe
 from edged.errors import Unavailable
-from edged.intake import Intake
+from edged.intake import Intake, Quarantine
 from edged.nouns import HealthStatus, Landing, Pause, Recorded, Recording, Standing, VerdictKind
+from edged.shelf import Limits
 
 
 class Memory:
@@ -124,7 +125,7 @@ class Station:
             recall=self.memory,
             standings=self.memory,
             held=lambda camera, recipe: (camera, recipe) in self.held,
-            quarantine=self.quarantine,
+            quarantine=Quarantine(self.quarantine, Limits(bytes=2 * 1024**3)),
             board=self.health,
             announce=self._announce,
             **options,

@@ -16,6 +16,7 @@ from edged.intake.disposal import Disposal, Outcome, Pending
 from edged.intake.quarantine import Quarantine
 from edged.intake.renaming import rename_new
 from edged.nouns import Recording, VerdictKind
+from edged.shelf import Limits
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ID = "5f6c1e77-7b1e-8c44-9d55-3f0a2b6c1e77"
@@ -209,7 +210,7 @@ def test_a_sidecar_follows_its_last_image(folder: Path) -> None:
 
 
 def test_quarantine_stays_below_its_cap_and_keeps_the_newest(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path / "q", 2500)
+    quarantine = Quarantine(tmp_path / "q", Limits(bytes=2500))
     for number in range(5):
         (tmp_path / "a.png").write_bytes(bytes([number]) * 1000)
         assert quarantine.keep(os.fsencode(tmp_path / "a.png"), f"id{number}", lambda: None)

@@ -24,6 +24,7 @@ from edged.intake.quarantine import Quarantine
 from edged.ledger import Ledger, connection, retention, writer
 from edged.ledger import ledger as figures
 from edged.nouns import VerdictKind
+from edged.shelf import Limits
 
 STREAMS = 8
 Ack = Callable[[str], None]
@@ -74,7 +75,7 @@ async def reopen(state: Path, ack: Ack) -> None:
 async def dispose(state: Path, ack: Ack, *, folder: str, move_to: str | None, after: str) -> None:
     """Judges each file of the folder, and disposes of it; one in three is rejected, and goes to quarantine before it goes."""
     camera = Camera(name="cam1", folder=Path(folder), recipe="r1", after=After(after), move_to=Path(move_to) if move_to else None)
-    quarantine = Quarantine(state / "quarantine", 10**9)
+    quarantine = Quarantine(state / "quarantine", Limits(bytes=10**9))
     disposal = Disposal(camera, lambda: datetime.now(UTC), lambda: None)
     async with opened(state) as ledger:
         ack("ready")
