@@ -129,8 +129,9 @@ async def test_only_when_asked_delivered_results_make_room_before_their_time_and
         await asyncio.gather(*(ledger.record([page(b"%d.png" % n, b"%d" % n)]) for n in range(2500)))
         rows = await ledger.outbox.due("backlog", 5000, 0, 2**62)
         await ledger.outbox.delivered([row.row for row in rows[100:]])
-        disk.fill(leave_bytes=MB)
-        await asyncio.sleep(1.5)
+        for _ in range(3):  # the first time the ledger still gives back what its log took
+            disk.fill(leave_bytes=MB)
+            await asyncio.sleep(0.6)
         if when_full == "forget-delivered":
             async with asyncio.timeout(20):
                 while ledger._space.short:
