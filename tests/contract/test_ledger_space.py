@@ -125,18 +125,18 @@ async def test_only_when_asked_delivered_results_make_room_before_their_time_and
 ) -> None:
     disk = make_disk(24, "tmpfs")
     board = FactsBoard()
-    async with opened(disk.folder, board, min_free_bytes=2 * MB, when_full=when_full, tick_s=0.05) as ledger:  # type: ignore[arg-type]
-        await asyncio.gather(*(ledger.record([page(b"%d.png" % n, b"%d" % n)]) for n in range(2500)))
+    async with opened(disk.folder, board, min_free_bytes=MB // 2, when_full=when_full, tick_s=0.05) as ledger:  # type: ignore[arg-type]
+        await asyncio.gather(*(ledger.record([page(b"%d.png" % n, b"%d" % n)]) for n in range(4000)))
         rows = await ledger.outbox.due("backlog", 5000, 0, 2**62)
         await ledger.outbox.delivered([row.row for row in rows[100:]])
         for _ in range(3):  # the first time the ledger still gives back what its log took
-            disk.fill(leave_bytes=MB)
+            disk.fill(leave_bytes=MB // 4)
             await asyncio.sleep(0.6)
         if when_full == "forget-delivered":
             async with asyncio.timeout(20):
                 while ledger._space.short:
                     await asyncio.sleep(0.05)
         left = len((await ledger.results(limit=5000))[0])
-        assert left == 2500 if when_full == "block" else 100 < left < 2500, left
+        assert left == 4000 if when_full == "block" else 100 < left < 4000, left
         assert ledger._space.short is (when_full == "block")
         assert len(await ledger.outbox.due("backlog", 5000, 0, 2**62)) == 100, "what is not delivered stays"
