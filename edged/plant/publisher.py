@@ -64,14 +64,18 @@ class Publisher:
     async def run(self, connection: Connection, stop: asyncio.Event, acks: asyncio.Queue[Ack] | None = None) -> None:
         """Until the connection is lost; or until everything due is delivered after `stop`, within 2 s."""
         await self.begin()
-        if (row := self._silenced) is not None:
-            self._silenced = None
-            await self._strike(row)
+        await self.reached()
         for topic in self.topics.held:
             self.topics.held[topic] = 0.0
         if self.mqtt.confirm is Confirm.MES and not connection.session_present:
             await self.outbox.expire(everything=True)
         await Session(self, connection).run(stop, acks)
+
+    async def reached(self) -> None:
+        """A try to connect has worked."""
+        if (row := self._silenced) is not None:
+            self._silenced = None
+            await self._strike(row)
 
     def unreachable(self) -> None:
         """A try to connect has failed: whatever silenced the broker was no row of ours."""

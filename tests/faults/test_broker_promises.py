@@ -72,7 +72,7 @@ async def test_what_a_killed_broker_had_acknowledged_reaches_the_mes_only_if_the
             began = time.monotonic()
             await asyncio.to_thread(mes.connect)
             if confirm == "broker":
-                await asyncio.sleep(4)
+                await asyncio.sleep(2.5)
             else:
                 await confirmed(ledger, 50)
             recovered_s = time.monotonic() - began
@@ -92,7 +92,7 @@ async def test_an_mes_away_longer_than_the_brokers_queue_gets_every_verdict_in_t
     broker, answers = start_broker(extra="max_queued_messages 1000"), list[str]()
     async with opened(tmp_path) as ledger, mes_of(broker, acks=True) as mes:
         await asyncio.to_thread(mes.leave)
-        async with plant_runs(config(broker.port, confirm=confirm, ack_timeout_s=5), ledger.outbox, published=answers.append):
+        async with plant_runs(config(broker.port, confirm=confirm, ack_timeout_s=3), ledger.outbox, published=answers.append):
             await recorded(ledger, range(1500))
             await until(lambda: answers.count("0x00") >= 1500, 30)
             began = time.monotonic()
@@ -132,7 +132,7 @@ async def test_verdicts_wait_while_nobody_subscribes_and_health_names_the_topic(
             alarm_s = time.monotonic() - began
             await until(lambda: board.last["broker"][0] is HealthStatus.DEGRADED)
             assert f"nobody subscribes to {BASE}/result/cam1/" in board.last["broker"][1]
-            await asyncio.sleep(3)
+            await asyncio.sleep(2)
             assert answers.count("0x10") <= 250 + 10  # one row a topic and probe, not all of them again and again
             began = time.monotonic()
             await asyncio.to_thread(mes.connect)
