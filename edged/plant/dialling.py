@@ -68,9 +68,11 @@ class Dialler:
         # A daemon thread: a name server that never answers must not hold up the end of the process.
         self._thread = threading.Thread(target=work, name="mqtt-dial", daemon=True)
         self._thread.start()
+        waited = asyncio.wrap_future(answer)
+        waited.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody may be left to hear what it says
         try:
             async with asyncio.timeout(self.deadline_s):
-                await asyncio.shield(asyncio.wrap_future(answer))
+                await asyncio.shield(waited)
         except (TimeoutError, asyncio.CancelledError) as error:
             if not answer.done() or answer.exception() is None:
                 answer.add_done_callback(lambda _late: _close(client))  # nobody waits for it any more

@@ -23,12 +23,13 @@ from edged.config import Config
 from edged.config.peers import Confirm
 from edged.errors import Unavailable
 from edged.nouns import Board, HealthItem, HealthStatus
+from edged.plant.acks import Acks
 from edged.plant.client import Connection, ConnectionLost
 from edged.plant.dialling import Dialler, Refused
 from edged.plant.outbox import Outbox
 from edged.plant.presence import Facts, Presence
 from edged.plant.publisher import Publisher
-from edged.plant.schema import Ack, ack_message
+from edged.plant.schema import ack_message
 
 log = structlog.get_logger("edged.plant")
 
@@ -37,7 +38,6 @@ STEADY_S = 10.0
 REFUSED_S = 30.0
 """A broker that refuses us is asked no more often: somebody has to change something first."""
 END_S = 3.0
-ACKS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Plant:
         self.publisher = Publisher(config.mqtt, outbox, published=published, changed=self._report, probe_s=probe_s)
         station = config.station
         self._dialler = Dialler(config.mqtt, f"edged-{station.tool}-{station.instance}", self.presence.will())
-        self._acks: asyncio.Queue[Ack] = asyncio.Queue(ACKS)
+        self._acks = Acks()
         self._ack_topic = f"{config.topic_base}/ack"
         self._ack_refused = False
         self._connection: Connection | None = None
@@ -203,8 +203,8 @@ class Plant:
             problem = error.errors()[0]
             log.warning("ack.refused", topic=topic, problem=f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
             return
-        if ack["source"] == self._config.station.source and not self._acks.full():
-            self._acks.put_nowait(ack)
+        if ack["source"] == self._config.station.source:
+            self._acks.put(ack)
 
     def _down(self, cause: str, hint: str) -> None:
         if self._cause == "" or self._told is None:

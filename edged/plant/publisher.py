@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 
 from edged.config.peers import Confirm, Mqtt
 from edged.nouns import OutboxRow
+from edged.plant.acks import Acks
 from edged.plant.client import Connection
 from edged.plant.outbox import Outbox
-from edged.plant.schema import Ack
 from edged.plant.session import Session
-from edged.plant.settling import Topics
+from edged.plant.settling import Probe, Topics
 
 STRIKES = 3
 STRIKES_CAP = 12
@@ -56,17 +56,17 @@ class Publisher:
         if self._began:
             return
         for topic in await self.outbox.held_topics():
-            self.topics.held[topic] = 0.0
+            self.topics.held[topic] = Probe()
         if self.mqtt.confirm is Confirm.BROKER:
             await self.outbox.expire(everything=True)  # accepted while `confirm` was "mes"
         self._began = True
 
-    async def run(self, connection: Connection, stop: asyncio.Event, acks: asyncio.Queue[Ack] | None = None) -> None:
+    async def run(self, connection: Connection, stop: asyncio.Event, acks: Acks | None = None) -> None:
         """Until the connection is lost; or until everything due is delivered after `stop`, within 2 s."""
         await self.begin()
         await self.reached()
         for topic in self.topics.held:
-            self.topics.held[topic] = 0.0
+            self.topics.held[topic] = Probe()
         if self.mqtt.confirm is Confirm.MES and not connection.session_present:
             await self.outbox.expire(everything=True)
         await Session(self, connection).run(stop, acks)

@@ -16,11 +16,11 @@ from typing import Protocol as Shape
 from edged.config.peers import Confirm, Mqtt, Protocol
 from edged.failpoints import reach
 from edged.nouns import OutboxRow
+from edged.plant.acks import Acks
 from edged.plant.client import Connection, Loss
 from edged.plant.lanes import Lanes
 from edged.plant.outbox import Outbox
 from edged.plant.packing import CLOUD_EVENT, packet_size, publish_properties
-from edged.plant.schema import Ack
 from edged.plant.settling import Settler, Topics
 
 FLUSH_S = 2.0
@@ -75,7 +75,7 @@ class Session:
             monotonic=publisher.monotonic,
         )
 
-    async def run(self, stop: asyncio.Event, acks: asyncio.Queue[Ack] | None) -> None:
+    async def run(self, stop: asyncio.Event, acks: Acks | None) -> None:
         self._connection.lost.add_done_callback(lambda _lost: self._wake.set())
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settler.run(), name="plant.settle")
@@ -206,7 +206,7 @@ class Session:
         await stop.wait()
         self._wake.set()
 
-    async def _on_acks(self, acks: asyncio.Queue[Ack]) -> None:
+    async def _on_acks(self, acks: Acks) -> None:
         while True:
             ack = await acks.get()
             await self._outbox.acknowledge(
@@ -241,13 +241,13 @@ class Session:
             self._connection.drop(Loss(cause, "Look at the broker's log; edged connects again by itself."))
 
     async def _probe(self) -> None:
-        """One row of each held topic once a minute."""
-        for topic, at in list(self._all.topics.held.items()):
-            if self._all.monotonic() < at or not self._room():
+        """One row of each held topic, soon at first, then once a minute."""
+        for topic, probe in list(self._all.topics.held.items()):
+            if self._all.monotonic() < probe.at or not self._room():
                 continue
             row = await self._outbox.probe(topic)
             if topic not in self._all.topics.held or self._connection.lost.done():
                 continue
-            self._all.topics.held[topic] = self._all.monotonic() + self._all.probe_s
+            probe.later(self._all.monotonic(), self._all.probe_s)
             if row is not None and row.row not in self._settler.open:
                 self._send(row, probe=True)

@@ -23,6 +23,8 @@ from edged.plant.outbox import Announcement, Outbox
 NO_SUBSCRIBER = 0x10
 QUOTA = 0x97
 PARK_EVERY_S = 1.0
+SOONER = 16
+"""The first probe of a topic comes after this part of the time between later ones."""
 REASONS = {
     0x80: "unspecified error",
     0x83: "implementation specific error",
@@ -35,11 +37,24 @@ REASONS = {
 
 
 @dataclass(slots=True)
+class Probe:
+    """Of a held topic: when one of its rows is sent next (monotonic)."""
+
+    at: float = 0.0
+    wait_s: float = 0.0
+
+    def later(self, now: float, at_most_s: float) -> None:
+        """An MES that restarts with its broker is back in seconds: it shall not wait for a minute."""
+        self.wait_s = min(at_most_s, 2 * self.wait_s or at_most_s / SOONER)
+        self.at = now + self.wait_s
+
+
+@dataclass(slots=True)
 class Topics:
-    """What outlives a connection: held topic -> when it is probed next (monotonic); how much the broker took and refused since the start;
+    """What outlives a connection: the held topics; how much the broker took and refused since the start;
     how many rows are put aside now, and topic and reason of the newest."""
 
-    held: dict[str, float]
+    held: dict[str, Probe]
     delivered: int = 0
     refused: int = 0
     parked: int = 0
@@ -166,7 +181,8 @@ class Settler:
     async def _hold(self, topic: str, rows: Sequence[OutboxRow]) -> None:
         new = topic not in self._topics.held
         if new:
-            self._topics.held[topic] = self._monotonic() + self._probe_s
+            self._topics.held[topic] = probe = Probe()
+            probe.later(self._monotonic(), self._probe_s)
         # A probe's row is held already.
         numbers = [row.row for row in rows if row.row not in self._probes]
         said: Announcement | None = ("no-subscriber", {"topic": topic, "state": "held"}) if new else None

@@ -127,8 +127,12 @@ def test_what_the_brokers_access_list_refuses_is_put_aside_told_and_sent_once_it
     assert not station.mes.results()
     event = station.mes.wait_for_event("publish-refused")
     assert "0x87" in event["reason"]
-    numbers = {n for each in station.mes.events("publish-refused") for first, last in each["sequences"] for n in range(first, last + 1)}
-    assert numbers == set(range(1, 41))
+
+    def numbers() -> set[int]:
+        said = station.mes.events("publish-refused")
+        return {n for each in said for first, last in each["sequences"] for n in range(first, last + 1)}
+
+    wait_until(lambda: numbers() == set(range(1, 41)), 20, "every number that was refused is told")
     sent = published(station, "0x87")
     time.sleep(3)
     assert published(station, "0x87") == sent == 40  # put aside means put aside

@@ -59,13 +59,13 @@ async def test_rows_whose_acknowledgement_gets_lost_come_twice_with_one_body(bro
                 await asyncio.sleep(0.3)
                 line.deaf = True
                 await recorded(ledger, range(100))
-                await until(lambda: len(mes.results()) >= 15)  # as many as the broker lets us send unanswered
+                await until(lambda: len(mes.results()) >= 15, 20)  # as many as the broker lets us send unanswered
                 assert told(tmp_path, mes).open == 100
                 line.deaf, began = False, time.monotonic()
                 await asyncio.to_thread(line.reset_all)
                 await confirmed(ledger, 100)
                 recovered_s = time.monotonic() - began
-        await until(lambda: len(mes.results()) >= 115)
+        await until(lambda: told(tmp_path, mes).lost == 0 and len(mes.results()) >= 115)
         found = told(tmp_path, mes)
     row = {"images": found.rows, "lost": found.lost, "doubled": found.two_bodies, "recovered_s": round(recovered_s, 1)}
     fault.row("100 rows, no answer comes back, then RST", note=f"{found.sent} arrivals", **row)
@@ -154,6 +154,7 @@ async def test_a_line_that_loses_a_third_and_goes_away_every_5_s_loses_nothing(
                     network.mend()
                     network.lose(broker.port, 0.3)
                 network.mend()
+                network.fast()
                 began = time.monotonic()
                 await confirmed(ledger, number, 120)
                 recovered_s = time.monotonic() - began

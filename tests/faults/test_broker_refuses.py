@@ -186,12 +186,14 @@ async def test_the_loop_goes_on_while_tls_is_dialled_to_a_frozen_broker(
     async with opened(tmp_path) as ledger, mes_of(broker, port=side) as mes:
         await recorded(ledger, range(50))
         broker.freeze()
+        async with beating() as idle:
+            await asyncio.sleep(3)
         async with plant_runs(config(broker.port, ca=str(tmp_path / "ca.crt")), ledger.outbox, board):
             for _ in range(3):  # a neighbour of this machine may make one look bad, not every one
                 async with beating() as longest:
                     await asyncio.sleep(4)
                 stood.append(longest[0])
-                if longest[0] < 0.1:
+                if longest[0] < max(0.1, 2 * idle[0]):
                     break
             await until(lambda: "broker" in board.last, 20)
             assert board.last["broker"][0] is HealthStatus.DOWN
@@ -202,7 +204,8 @@ async def test_the_loop_goes_on_while_tls_is_dialled_to_a_frozen_broker(
         await until(lambda: told(tmp_path, mes).lost == 0)
         found = told(tmp_path, mes)
     row = {"images": found.rows, "lost": found.lost, "doubled": found.two_bodies, "recovered_s": round(recovered_s, 1)}
-    fault.row("SIGSTOP before the handshake", ok=min(stood) < 0.1, note=f"the loop stood {min(stood) * 1000:.0f} ms at most", **row)
+    note = f"the loop stood {min(stood) * 1000:.0f} ms at most, {idle[0] * 1000:.0f} ms before"
+    fault.row("SIGSTOP before the handshake", ok=min(stood) < max(0.1, 2 * idle[0]), note=note, **row)
 
 
 @contextmanager

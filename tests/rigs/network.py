@@ -49,6 +49,10 @@ class PlantNetwork:
         """The wire takes no more than that from us."""
         _run("tc", "qdisc", "replace", "dev", self.wire, "root", "tbf", "rate", f"{kbit}kbit", "burst", "4kb", "latency", "400ms")
 
+    def fast(self) -> None:
+        """As much as it can."""
+        _run("tc", "qdisc", "delete", "dev", self.wire, "root")
+
     def _rules(self, port: int, verb: str, which: tuple[str, ...]) -> None:
         for chain, side in (("INPUT", "--dport"), ("OUTPUT", "--sport")):
             _run(*self.inside, "iptables", verb, chain, "-p", "tcp", side, str(port), *which, "-j", "DROP")
