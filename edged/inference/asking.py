@@ -1,6 +1,6 @@
 """Asking one model about one page, with the second tries that are nobody's fault or must be proven somebody's.
 
-- An answer that no model may give: three tries, alone, with the golden images in between. They fail: it is the model; they pass: the image.
+- An answer that no model may give: three tries, alone, with the golden images after each. They fail: it is the model; they pass: the image.
 - An image that made the model hang three times, alone, while Triton and the golden images were well: it is the image.
 - A model that Triton no longer has: one more try after it was loaded again.
 - Everything else ends the page's turn at once: it comes again when the peer is back.
@@ -30,7 +30,7 @@ class Model(Protocol):
 
     async def loaded_again(self) -> None: ...
 
-    async def golden_again(self) -> None: ...
+    async def golden_again(self, answered: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ async def ask(label: str, model: Model, batcher: Batcher, tensors: Sequence[Tens
 async def _answer_all(label: str, model: Model, batcher: Batcher, entries: Sequence[Entry]) -> None:
     if (guilty := next(filter(None, map(batcher.guilty, entries)), None)) is not None:
         model.require_ready()
-        await model.golden_again()
+        await model.golden_again(batcher.now)
         raise guilty
     todo, tries, reloaded = list(entries), 1, False
     while todo:
@@ -80,10 +80,10 @@ async def _answer_all(label: str, model: Model, batcher: Batcher, entries: Seque
             reloaded = True
             await model.loaded_again()
         elif invalid is not None:
+            await model.golden_again(max(entry.answered for entry in todo))
             tries += 1
             if tries > TRIES:
                 raise invalid
-            await model.golden_again()
             for entry in todo:
                 entry.alone = True
 

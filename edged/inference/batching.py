@@ -87,6 +87,11 @@ class Batcher:
         return len(self._pending)
 
     @property
+    def now(self) -> float:
+        """By the clock of `Entry.answered`."""
+        return self._clock()
+
+    @property
     def stuck_s(self) -> float:
         """How long the oldest stuck request has been with Triton; 0 if there is none."""
         return self._clock() - self.overdue_since if self.overdue else 0.0
@@ -231,6 +236,8 @@ class Batcher:
         try:
             rows = call.result()
         except CallFailed as failure:
+            for entry in run:
+                entry.answered = now
             touchable = [entry for entry in run if entry.in_hand]
             if failure.answered or not failure.sent:
                 _returned(touchable)
@@ -250,9 +257,9 @@ class Batcher:
                 entry.resolve(row)
 
     def _fail(self, run: list[Entry], failure: CallFailed) -> None:
-        if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return  # at the end of all deadlines: that it is overdue was told long ago
-        error = self._exchange.failed(failure)
+        # At the end of all deadlines: that it is overdue was told long ago.
+        late = failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        error = self._hangs() if late else self._exchange.failed(failure)
         if isinstance(error, ModelOutputInvalid) and len(run) > 1:
             for entry in run:
                 entry.alone = True

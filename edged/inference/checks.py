@@ -19,8 +19,6 @@ from edged.inference.requests import RequestBytes
 from edged.inference.rings import Rings
 from edged.inference.served_contract import require_match
 
-GOLDEN_FRESH_S = 5.0
-
 
 class Home(Protocol):
     """The endpoint that serves the model."""
@@ -46,12 +44,11 @@ class Checks:
         self.requests = RequestBytes(package.manifest)
         self._home, self._config, self._clock = home, config, clock
         self._name = package.manifest.triton_name
-        self._passed = -GOLDEN_FRESH_S
+        self._passed = float("-inf")
 
-    @property
-    def golden_fresh(self) -> bool:
-        """The golden images passed a moment ago."""
-        return self._clock() - self._passed < GOLDEN_FRESH_S
+    def golden_passed_since(self, then: float) -> bool:
+        """The golden images were asked after `then`, and passed. An earlier pass says nothing: the model may be another one since."""
+        return self._passed > then
 
     async def all(self) -> None:
         await self._load()
@@ -60,6 +57,7 @@ class Checks:
 
     async def golden_images(self) -> None:
         """A package without golden images is asked about zeros: the answer must at least be sound."""
+        began = self._clock()
         try:
             await self.golden.check(self._ask)
             if not self.golden.count:
@@ -72,7 +70,7 @@ class Checks:
             if failure.busy or not failure.answered:
                 raise
             raise ModelMismatch(self.package.label, f"it fails on its golden images: {failure.message}", "Look at Triton's log.") from None
-        self._passed = self._clock()
+        self._passed = began
 
     async def _load(self) -> None:
         client = self._home.client

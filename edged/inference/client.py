@@ -40,7 +40,7 @@ class CallFailed(Exception):  # noqa: N818 - it names what happened
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message.strip().partition("\n")[0]
+        self.message = message.strip().partition("\n")[0].removeprefix("[request id: <id_unknown>] ")
         low = message.lower()
         reset = code is grpc.StatusCode.INTERNAL and "rst_stream" in low
         self.answered = (code not in _UNANSWERED and not reset) or any(words in low for words in _TRITONS_WORDS)

@@ -181,7 +181,7 @@ class ServedModel:
         return there
 
     async def _bring_up(self) -> bool:
-        if self.state is not ModelState.HANGING:
+        if self.state not in (ModelState.HANGING, ModelState.MISMATCH):  # what is wrong stays told until it is right
             self._become(ModelState.LOADING)
         self.breaker.probe()
         try:
@@ -218,10 +218,10 @@ class ServedModel:
         await self._settled(self._config.deadline_s)
         self.require_ready()
 
-    async def golden_again(self) -> None:
-        """After a bad answer: is it the model? ModelMismatch if so; Unavailable if it cannot be asked."""
+    async def golden_again(self, answered: float) -> None:
+        """After a bad answer, which came at `answered`: is it the model? ModelMismatch if so; Unavailable if it cannot be asked."""
         async with self._checking:
-            if self.checks.golden_fresh:
+            if self.checks.golden_passed_since(answered):
                 return
             try:
                 await self.checks.golden_images()

@@ -191,7 +191,7 @@ async def test_with_every_slot_blocked_the_recipe_is_held_and_says_why_until_tri
         await room.until(lambda: "every slot is blocked" in room.board.items["recipe:greedy"][1], 2.5)
         await room.ready("greedy")
         await room.until(lambda: sorted(room.ring.released) == [0, 1])
-        assert ("greedy", False) in room.turned and room.turned[-1] == ("greedy", True)
+        await room.until(lambda: room.turned[-2:] == [("greedy", False), ("greedy", True)])
 
 
 async def test_an_image_that_hangs_its_model_thrice_alone_is_to_blame_and_a_freeze_blames_nobody(own_triton: Start, seed: Path) -> None:

@@ -9,8 +9,9 @@ from statistics import quantiles
 
 import pytest
 
+from edged.inference.package_files import MAX_QUEUE_SIZE
 from rigs.faults import Fault
-from rigs.prints import Prints, recipes_of, seed_of
+from rigs.prints import Crowd, Prints, recipes_of, requests_at, seed_of
 from rigs.processes import wait_until
 from rigs.station import Station
 
@@ -76,3 +77,117 @@ def test_an_image_that_hangs_its_model_is_found_out_and_every_other_is_judged(st
     assert prints.results()[culprit]["reason"] == "model-output"
     assert prints.mixed_up() == []
     fault.row(how="4 s asleep on one of 41", tally=station.tally(), recovered_s=recovered_s, note=f"others' p95 {p95:.2f} s")
+
+
+@pytest.mark.fault("a model unloaded by somebody else", matrix=(30,))
+def test_a_model_unloaded_behind_our_back_is_loaded_again_and_no_image_is_blamed(
+    start_station: Start, fault: Fault, tmp_path: Path
+) -> None:
+    station, prints = a_station(start_station, tmp_path, {"cost_s": 0.05})
+    prints.drop("ill", 60)
+    for _ in range(3):
+        prints.drop("ill", 20)
+        station.triton.post("v2/repository/models/ill__1/unload")
+        time.sleep(0.7)
+    station.over()
+    p95 = the_other_goes_on(station, prints, 3)
+    recovered_s = station.settle(60)
+    assert p95 < LATENCY_S
+    assert station.triton.ready("ill__1")
+    fault.row(how="unloaded 3 times through Triton's API under load", tally=station.tally(), recovered_s=recovered_s)
+    assert prints.mixed_up() == []
+    assert blame(prints) == []
+
+
+WRONG = """
+import numpy as np
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        rows = [pb.get_input_tensor_by_name(request, "image").shape()[0] for request in requests]
+        return [pb.InferenceResponse([pb.Tensor("{name}", np.full((n, {columns}), {value}, np.float32))]) for n in rows]
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "name", "columns", "value", "said"),
+    [
+        ("of another output name", "logits", 3, 0.5, "no output scores"),
+        ("of another shape", "scores", 5, 0.5, "1, 5]"),
+        ("that answers NaN", "scores", 3, "np.nan", "golden image"),
+    ],
+)
+@pytest.mark.fault("a model replaced by a wrong one", matrix=(30,))
+def test_a_model_replaced_by_a_wrong_one_holds_its_recipe_and_blames_no_image(
+    start_station: Start, fault: Fault, tmp_path: Path, how: str, name: str, columns: int, value: object, said: str
+) -> None:
+    station, prints = a_station(start_station, tmp_path, {"cost_s": 0.02})
+    folder = station.triton.repository / "ill__1"
+    was = {path: path.read_text() for path in (folder / "config.pbtxt", folder / "1/model.py")}
+    prints.drop("ill", 20)
+    wait_until(lambda: len(prints.results()) >= 10, 20, "half of them are judged")
+    config = was[folder / "config.pbtxt"].replace('name: "scores"', f'name: "{name}"').replace("dims: [ 3 ]", f"dims: [ {columns} ]")
+    replace(folder / "config.pbtxt", config)
+    replace(folder / "1/model.py", WRONG.format(name=name, columns=columns, value=value))
+    station.triton.load("ill__1")
+    prints.drop("ill", 20)
+    try:
+        wait_until(lambda: said in station.health()["recipe:ill"]["cause"], 20, f"health says {said}")
+    except AssertionError:
+        raise AssertionError((station.health()["recipe:ill"], station.daemon.said()[-3000:])) from None
+    assert station.health()["recipe:ill"]["status"] == "down"
+    before = requests_at(station.triton, "ill__1")
+    p95 = the_other_goes_on(station, prints, 5)
+    asked = requests_at(station.triton, "ill__1") - before
+    assert asked <= 5, f"{asked} requests in 5 s: a storm"
+    for path, text in was.items():
+        replace(path, text)
+    station.over()
+    recovered_s = station.settle(60)
+    assert p95 < LATENCY_S
+    fault.row(how=how, tally=station.tally(), recovered_s=recovered_s, note=f"others' p95 {p95:.2f} s")
+    assert prints.mixed_up() == []
+    assert blame(prints) == []
+
+
+def replace(path: Path, text: str) -> None:
+    """As a new version comes: a new file under the old name, which Triton sees at the next load."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(text)
+    aside.rename(path)
+
+
+@pytest.mark.fault("NaN for one image", matrix=(30,))
+def test_nan_for_one_image_is_its_own_error_while_the_golden_images_pass(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    station, prints = a_station(start_station, tmp_path, {"cost_s": 0.02})
+    prints.drop("ill", 20)
+    bad = prints.drop("ill", first=251) + prints.drop("ill", first=252)
+    prints.drop("ill", 20)
+    recovered_s = station.settle(60)
+    fault.row(how="NaN for one of 42, an error of the model for another", tally=station.tally(), recovered_s=recovered_s)
+    found = prints.results()
+    assert {name for name, data in found.items() if data["verdict"] == "ERROR"} == set(bad)
+    assert {found[name]["reason"] for name in bad} == {"model-output"}
+    assert prints.mixed_up() == []
+
+
+@pytest.mark.fault("Triton's queue full", matrix=(30,))
+def test_a_full_queue_of_triton_makes_images_wait_and_not_fail(start_station: Start, fault: Fault, tmp_path: Path) -> None:
+    """Somebody else keeps the model's queue full; edged asks again once in a while, and goes on when there is room."""
+    station, prints = a_station(start_station, tmp_path, {"cost_s": 0.5})
+    config = station.triton.repository / "ill__1/config.pbtxt"
+    replace(config, config.read_text().replace(f"max_queue_size: {MAX_QUEUE_SIZE}", "max_queue_size: 1"))
+    station.triton.load("ill__1")
+    with Crowd(station.triton, "ill__1"):
+        prints.drop("ill", 40)
+        wait_until(lambda: station.health()["recipe:ill"]["status"] == "down", 20, "health says that the model refuses")
+        assert "maximum queue size" in station.health()["recipe:ill"]["cause"]
+        before = station.daemon.text("/metrics")
+        p95 = the_other_goes_on(station, prints, 6)
+    station.over()
+    recovered_s = station.settle(60)
+    assert p95 < LATENCY_S, before
+    fault.row(how="max_queue_size 1, others fill it", tally=station.tally(), recovered_s=recovered_s, note=f"others' p95 {p95:.2f} s")
+    assert prints.mixed_up() == []
+    assert blame(prints) == []

@@ -11,13 +11,15 @@ import itertools
 import json
 import shutil
 import struct
+import threading
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from rigs.packages import expected_scores, golden_png, write_package
+from rigs.packages import DIMS, expected_scores, golden_png, write_package
 from rigs.station import Station
 from rigs.triton import ROOT, TritonServer
 
@@ -93,3 +95,35 @@ def requests_at(triton: TritonServer, model: str) -> int:
     with urllib.request.urlopen(f"http://{triton.http}/v2/models/{model}/stats", timeout=10) as answer:
         stats = json.load(answer)["model_stats"]
     return sum(int(each["inference_stats"][how]["count"]) for each in stats for how in ("success", "fail"))
+
+
+class Crowd:
+    """Other clients of a model, who ask it all the time while the block runs."""
+
+    def __init__(self, triton: TritonServer, model: str, clients: int = 8) -> None:
+        self._url = f"http://{triton.http}/v2/models/{model}/infer"
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _ask(self) -> None:
+        shape = [1, *DIMS]
+        image = {"name": "image", "datatype": "UINT8", "shape": shape, "data": [0] * (DIMS[1] * DIMS[2])}
+        body = json.dumps({"inputs": [image]}).encode()
+        while not self._end.is_set():
+            try:
+                urllib.request.urlopen(urllib.request.Request(self._url, body, method="POST"), timeout=20).close()
+            except urllib.error.HTTPError as refusal:
+                refusal.close()
+                self._end.wait(0.02)
+            except OSError:
+                self._end.wait(0.1)
