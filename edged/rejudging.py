@@ -228,8 +228,7 @@ class Rejudging:
     def put_back(self, landing: Landing) -> None:
         """It was not judged; its row is still open, and it is looked for again."""
         if (sent := self._taken(landing)) is not None:
-            self._not_before[sent[0].number] = self._monotonic() + TICK_S
-            self._woken.set()
+            self._not_before[sent[0].number] = self._monotonic() + AGAIN_S
 
     async def vanished(self, landing: Landing) -> None:
         """Gone from where it was found: perhaps it was moved meanwhile."""
