@@ -110,7 +110,8 @@ def translated(error: sqlite3.Error, path: Path) -> LedgerCorrupt | Unavailable 
     """What the disk did to us, as an error of ours; None for a mistake in our SQL."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        return None
+        # Python's own word, not SQLite's: every text that we write is valid.
+        return LedgerCorrupt(str(path), str(error)[:200]) if "Could not decode to UTF-8" in str(error) else None
     primary = code & 0xFF
     if primary in _CORRUPT:
         return LedgerCorrupt(str(path), str(error))

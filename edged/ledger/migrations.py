@@ -97,6 +97,12 @@ def events_about_files(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX about_base ON about (base)")
 
 
+def pruned_landings(connection: sqlite3.Connection) -> None:
+    """Which landings have lost a result to retention: after damage only the others are judged again."""
+    connection.execute("ALTER TABLE landing ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0")
+    connection.execute("UPDATE landing SET pruned = 1 WHERE how = 'judged' AND landing NOT IN (SELECT landing FROM result)")
+
+
 ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "first_tables": first_tables,
     "audit": audit,
@@ -105,6 +111,7 @@ ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "accounts": accounts,
     "late_sidecars": late_sidecars,
     "events_about_files": events_about_files,
+    "pruned_landings": pruned_landings,
 }
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 

@@ -123,6 +123,7 @@ class Retention:
         if doomed:
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('pruned', 1)")
             account(connection, numbers)
+        connection.executemany("UPDATE landing SET pruned = 1 WHERE landing = (SELECT landing FROM result WHERE message = ?)", doomed)
         connection.executemany("DELETE FROM outbox WHERE message = ?", doomed)
         connection.executemany("DELETE FROM result WHERE message = ?", doomed)
         connection.executemany("DELETE FROM message WHERE message = ?", doomed)

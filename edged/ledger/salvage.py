@@ -49,7 +49,7 @@ def salvage(path: Path, new: sqlite3.Connection, reached: Reached | None) -> dic
     """Fills `new`, an empty ledger in a transaction of its own; returns what is carried over, forgotten and lost."""
     old = _opened(path)
     whole = {table for table, number in TABLES.items() if old is not None and _copy(old, new, table, number)}
-    forgotten = _tidy(new)
+    forgotten = _tidy(new, told_pruned=old is not None and "pruned" in _columns(old, "landing"))
     whole_by_mark = reached is not None and reached.whole
     lost = _lost(new, old, reached, accounted=whole_by_mark or {"absent", "ended"} <= whole)
     if old is not None:
@@ -73,9 +73,7 @@ def _opened(path: Path) -> sqlite3.Connection | None:
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str, number: str | None) -> bool:
     """Every row that reads; whether all of them did, as far as can be told."""
     columns = [name for _, name, *_ in new.execute(f"PRAGMA table_info({table})")]
-    there = set()
-    with suppress(sqlite3.DatabaseError):
-        there = {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")}
+    there = _columns(old, table)
     columns = [name for name in columns if name in there]
     shared = ", ".join(columns)
     if not shared:
@@ -87,6 +85,12 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str, number: 
         new.executemany(insert, rows)
         pieces += 1
     return pieces > 0
+
+
+def _columns(old: sqlite3.Connection, table: str) -> set[str]:
+    with suppress(sqlite3.DatabaseError):
+        return {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")}
+    return set()
 
 
 def _readable(old: sqlite3.Connection, select: str, number: str | None, at: int) -> Iterator[list[tuple[Any, ...]]]:
@@ -125,18 +129,18 @@ def _last(old: sqlite3.Connection, select: str, number: str) -> int:
     return 2**32
 
 
-def _tidy(new: sqlite3.Connection) -> int:
-    """Makes the rows agree with each other; returns how many landings are forgotten."""
+def _tidy(new: sqlite3.Connection, *, told_pruned: bool) -> int:
+    """Makes the rows agree with each other; returns how many landings are forgotten. `told_pruned`: landings say whether they are."""
     new.execute("DELETE FROM message WHERE topic NOT IN (SELECT topic FROM topic)")
     _delete(new, "message", list(damaged_messages(new)))
     _delete(new, "landing", [row for (row, *rest) in new.execute(LANDINGS).fetchall() if not is_as_written(*rest)])
     _outbox(new)
     _results(new)
-    # Results are pruned from the oldest on: an earlier landing without one is pruned, a later one has lost it.
-    oldest = new.execute("SELECT min(landing) FROM result").fetchone()[0]
+    if not told_pruned:
+        # By an edged that did not tell: results are pruned from the oldest on, so an earlier landing without one is pruned.
+        new.execute("UPDATE landing SET pruned = 1 WHERE landing < (SELECT min(landing) FROM result)")
     forgotten = new.execute(
-        "DELETE FROM landing WHERE how = 'judged' AND (? IS NULL OR landing > ?) AND landing NOT IN (SELECT landing FROM result)",
-        (oldest, oldest),
+        "DELETE FROM landing WHERE how = 'judged' AND pruned = 0 AND landing NOT IN (SELECT landing FROM result)"
     ).rowcount
     new.execute("DELETE FROM landing WHERE same_as IS NOT NULL AND same_as NOT IN (SELECT landing FROM landing)")
     new.execute("DELETE FROM rejudgement WHERE landing NOT IN (SELECT landing FROM landing)")

@@ -148,8 +148,10 @@ async def one(state: Path, before: dict[Message, tuple[str, bytes]], ids: dict[i
     doubled = sum(one.ids[0] != id_ for one, id_ in zip(again, ids.values(), strict=True))
     doubled += sum(one.outcome not in (Recording.RECORDED, Recording.KNOWN, Recording.SAME) for one in again)
     assert inspect(state).problems == ()
+    kept = {id_ for (kind, *_), (id_, _) in before.items() if kind == "result"}
     results = [id_ for (kind, *_), (id_, _) in messages(state).items() if kind == "result"]
-    return len(missing) + wrong, doubled + len(results) - len(set(results)), asides
+    unjudged = kept - set(results)  # an image whose verdict is lost is judged again, under the same id
+    return len(missing) + wrong + len(unjudged), doubled + len(results) - len(set(results)), asides
 
 
 def claimed(data: dict[str, Any], before: dict[Message, tuple[str, bytes]]) -> set[Message]:
