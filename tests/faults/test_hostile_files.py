@@ -18,7 +18,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edged.nouns import display_name
 from rigs.faults import Fault
 from rigs.hostile import FILES, NAMES, SIDECARS
+from rigs.neighbour import Neighbour
 from rigs.processes import LOOPBACK, wait_until
 from rigs.station import BASE, Station, wafer_map
 
@@ -40,32 +41,6 @@ CAMERAS = {
 }
 LIMIT_S = 4.0
 """How late a good image may be among hostile ones: here on two cores that other tests share; the row tells what it was."""
-
-
-class Neighbour:
-    """A tool that drops good images without pause and remembers when."""
-
-    def __init__(self, station: Station) -> None:
-        self._station, self._end, self.at = station, threading.Event(), dict[bytes, float]()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._end.wait(0.15):
-            (path,) = self._station.drop(1, "good")
-            self.at[os.fsencode(path.name)] = time.time()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join(10)
-
-    def delays_s(self) -> list[float]:
-        """From the rename to the record."""
-        recorded = {row.image[1]: row.at for row in self._station.rows() if row.image[0] == "good"}
-        return [recorded[name] - at for name, at in self.at.items() if name in recorded]
 
 
 @contextlib.contextmanager
@@ -206,12 +181,12 @@ def test_hostile_files_and_names_get_what_they_deserve_and_nobody_else_notices(
     secret = tmp_path / "secret.png"
     secret.write_bytes(wafer_map(666_666))
     pid, end = station.daemon.pid, threading.Event()
-    with Neighbour(station) as quiet:
+    with Neighbour(station, "good") as quiet:
         time.sleep(4)
     files = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(bound(station.folders["tree"]))
-        neighbour = stack.enter_context(Neighbour(station))
+        neighbour = stack.enter_context(Neighbour(station, "good"))
         stack.enter_context(no_files(station, secret))
         threads = [threading.Thread(target=grow, args=(station,)), threading.Thread(target=race, args=(station, secret, end))]
         for thread in threads:
