@@ -121,6 +121,8 @@ def _template(pattern: str) -> re.Pattern[str]:
         parts.append(re.escape(pattern[position : match.start()]))
         position, name = match.end(), match.group(1)
         stop = re.escape(pattern[position : position + 1])
+        if stop == r"\{" and name not in _INTEGERS:  # and trying all ends of several would take minutes
+            raise ValueError(f"nobody can tell where {{{name}}} ends: put a character between it and the field behind it")
         anything = f"[^/{stop}]" if stop and stop not in ("/", r"\{") else "[^/]"
         if name == "*":
             parts.append(f"{anything}*")

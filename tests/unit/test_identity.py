@@ -51,7 +51,7 @@ def test_a_path_template_tells_its_fields(pattern: str, path: bytes, expected: t
     assert (found.material.lot_id, found.material.wafer_id, found.die.x, found.die.y) == expected
 
 
-@pytest.mark.parametrize("pattern", ["{lotid}", "{lot_id}_{lot_id}", "no field", "{lot_id", "lot_id}"])
+@pytest.mark.parametrize("pattern", ["{lotid}", "{lot_id}_{lot_id}", "no field", "{lot_id", "lot_id}", "{lot_id}{slot}", "{*}{lot_id}"])
 def test_a_wrong_template_is_named_for_check_config(pattern: str) -> None:
     assert template_problem(pattern)
 
