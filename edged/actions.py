@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ class Actions:
     async def quarantined(self, after: str | None, limit: int) -> Page:
         """With what lies in the quarantine's folder now."""
         rows, cursor = await self._daemon.ledger.rejudgements.rejected(after, limit)
-        kept = await asyncio.to_thread(self._daemon.intake.quarantined)
+        kept = await self._daemon.intake.quarantined()
         for row in rows:
             copies = [kept[id_] for id_ in row.pop("copies") if id_ in kept]
             row["kept"] = bool(copies)

@@ -117,24 +117,34 @@ class Rejudging:
         self._waiting[row.number] = row
         self._woken.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many are to be judged again; those under way are among them."""
+        return len(self._waiting)
+
     # --- sending
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, or until the channel closes."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._wake_at(stop), name="rejudging-stop")
             await self._resume(stop)
-            while not stop.is_set():
+            while not stop.is_set():  # asked after each wake, and `stop` is set before it wakes us
                 self._woken.clear()
                 for row in list(self._waiting.values()):
                     if len(self._sending) + len(self._under_way) < UNDER_WAY and self._due(row):
                         self._sending.add(row.number)
                         group.create_task(self._send(row), name=f"rejudge-{row.number}")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), TICK_S if self._waiting else 4 * TICK_S)
+                    await asyncio.wait_for(self._woken.wait(), TICK_S if self._waiting else None)
 
     def _due(self, row: Rejudgement) -> bool:
         sent = row.number in self._sending or (row.judged.row, row.judgement) in self._under_way
         return not sent and self._not_before.get(row.number, 0.0) <= self._monotonic()
+
+    async def _wake_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._woken.set()
 
     async def _resume(self, stop: asyncio.Event) -> None:
         """What was open when we ended last."""

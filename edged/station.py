@@ -99,6 +99,7 @@ class Station:
             "under_way": daemon.pipeline.in_flight,
             "decoders": decoders.waiting,
             "slots_taken": sum(slots - free for _, slots, free in decoders.rings),
+            "rejudging": daemon.rejudging.waiting,
             "models": sum(model.waiting for model in daemon.inference.snapshot()),
         }
 

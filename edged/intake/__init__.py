@@ -17,7 +17,7 @@ from edged.intake.finding import Found, Sought
 from edged.intake.gate import Gate, Standings, folder_text
 from edged.intake.identity import Parsed, explain, identify, template_problem
 from edged.intake.outgoing import Landings
-from edged.intake.quarantine import Quarantine
+from edged.intake.quarantine import Quarantine, unreadable
 from edged.intake.recall import CameraSnapshot, Recall, Seen, Writing
 from edged.intake.reference import is_reference, reference_candidates
 from edged.intake.report import snapshot, unwanted, whereabouts
@@ -140,9 +140,12 @@ class Intake:
         """One that came late, once it is taken into account: it goes where its image went."""
         await self._cameras[camera].sidecar_follows(path, moved_to)
 
-    def quarantined(self) -> dict[str, tuple[int, float]]:
-        """The copies in quarantine by result id: size, and when each was made (s). Reads the disk."""
-        return self._quarantine.kept()
+    async def quarantined(self) -> dict[str, tuple[int, float]]:
+        """The copies in quarantine by result id: size, and when each was made (s). Raises Unavailable."""
+        try:
+            return await asyncio.to_thread(self._quarantine.kept)
+        except OSError as error:
+            raise unreadable(error) from None
 
     def snapshot(self) -> tuple[CameraSnapshot, ...]:
         return tuple(snapshot(camera) for camera in self._cameras.values())

@@ -34,7 +34,7 @@ from edged.intake.keeping import Keeping
 from edged.intake.known import LISTED, stamp
 from edged.intake.latecomers import Latecomers
 from edged.intake.outgoing import Landings, Outgoing
-from edged.intake.quarantine import Quarantine
+from edged.intake.quarantine import Quarantine, unreadable
 from edged.intake.recall import Announce, Recall
 from edged.intake.report import health
 from edged.intake.selection import Selection
@@ -220,7 +220,10 @@ class CameraIntake:
     async def find(self, sought: Sought, *, kept_only: bool = False) -> Found | None:
         """Where the content of a judged file lies now; None: nowhere. Raises Unavailable when a place cannot be looked at."""
         copies = (os.fsencode(self._copies.path_of(id_, path)) for id_ in sought.ids for path in {place for place, _ in sought.places})
-        found = await asyncio.to_thread(lambda: first_of(copies, sought, lambda: None, kept=True))
+        try:
+            found = await asyncio.to_thread(lambda: first_of(copies, sought, lambda: None, kept=True))
+        except OSError as error:
+            raise unreadable(error) from None
         return found if found is not None or kept_only else await self.folder.find(sought)
 
     async def keep_copy(self, landing: Landing, result_id: str) -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edged.errors import Unavailable
 from edged.failpoints import reach
 from edged.intake.renaming import copy_new, make_directories, rename_new, sync_directory
 from edged.shelf import Limits, Shelf
@@ -74,3 +75,8 @@ class Quarantine:
         seen = os.statvfs(self._folder)
         if seen.f_bavail * seen.f_frsize < self._min_free_bytes + size:
             raise OSError(errno.ENOSPC, "the copy would leave less than [ledger] min_free_bytes free", os.fspath(self._folder))
+
+
+def unreadable(error: OSError) -> Unavailable:
+    """The quarantine lies on the state directory's disk."""
+    return Unavailable("the quarantine", error.strerror or str(error), "See that the daemon's user can read it, and look at the disk.")

@@ -129,7 +129,8 @@ class Retention:
         connection.executemany("DELETE FROM message WHERE message = ?", doomed)
         connection.execute(
             "DELETE FROM landing WHERE landing IN (SELECT l.landing FROM landing l WHERE l.gone IS NOT NULL AND l.age < ? "
-            "AND NOT EXISTS (SELECT 1 FROM result r WHERE r.landing = l.landing) ORDER BY l.age LIMIT ?)",
+            "AND NOT EXISTS (SELECT 1 FROM result r WHERE r.landing = l.landing) "
+            "AND NOT EXISTS (SELECT 1 FROM rejudgement j WHERE j.landing = l.landing AND j.ended IS NULL) ORDER BY l.age LIMIT ?)",
             (limit, PIECE),
         )
         connection.execute(

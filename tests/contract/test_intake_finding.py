@@ -90,6 +90,19 @@ async def test_other_content_of_the_same_size_a_link_and_a_fifo_are_not_the_judg
     assert await station.intake.find("cam", sought()) is None
 
 
+async def test_a_quarantine_that_cannot_be_read_is_away_and_not_empty(folder: Path, tmp_path: Path) -> None:
+    station = Station(tmp_path, [camera(folder)])
+    station.quarantine.mkdir()
+    (station.quarantine / f"{ID}.png").mkdir()  # no file: nothing to find
+    assert await station.intake.find("cam", sought(), kept_only=True) is None
+    (station.quarantine / f"{ID}.png").rmdir()
+    station.quarantine.rmdir()
+    assert await station.intake.quarantined() == {}
+    station.quarantine.symlink_to(station.quarantine.name)  # a loop: it can be neither read nor told to be empty
+    with pytest.raises(Unavailable, match="the quarantine"):
+        await station.intake.quarantined()
+
+
 async def test_a_folder_that_is_away_is_not_said_to_have_lost_the_file(folder: Path, tmp_path: Path) -> None:
     station = Station(tmp_path, [camera(folder)])
     folder.rename(tmp_path / "unmounted")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from contract.ledger_pages import opened, page, touched
 from edged.errors import Conflict
 from edged.ledger.rejudgement import LATE
-from edged.nouns import VerdictKind
+from edged.nouns import Again, VerdictKind
 
 
 def lone(path: bytes, content: bytes = b"pixels", late_s: float = 3600.0, **more: object):
@@ -70,6 +72,41 @@ async def test_what_is_decided_once_more_is_recorded_announced_and_awaited_no_mo
         assert (said["data"]["judgement"], said["data"]["supersedes"]) == (1, first.ids[0])
         due = await ledger.outbox.due("backlog", 10, 0, 2**62)
         assert [message.topic.rpartition("/v1/")[2] for message in due] == ["result/cam1/review", "result/cam1/pass", "event/identity-late"]
+
+
+async def test_what_hangs_on_a_landing_is_pruned_with_it_but_never_before_it_is_judged_again(tmp_path: Path) -> None:
+    ahead = [0.0]
+    async with opened(tmp_path, monotonic=lambda: time.monotonic() + ahead[0], tick_s=0.02) as ledger:
+        asked = [await ledger.record([lone(name, name)]) for name in (b"a.png", b"b.png")]
+        await ledger.announce("vanished", {"camera": "cam1", "file": "c.png", "cause": "as a test wants"})
+        for recorded in asked:
+            judged = await ledger.rejudgements.judged(recorded.ids[0])
+            assert judged is not None
+            row = await ledger.rejudgements.ask(judged, "asked", "a.meier")
+        await ledger.rejudgements.give_up(row, "image-gone", "it was gone")
+        for name in (b"a.png", b"b.png"):
+            await ledger.vanished("cam1", name)
+        await ledger.outbox.delivered([row.row for row in await ledger.outbox.due("backlog", 100, 0, 2**62)])
+        ahead[0] = 40 * 86_400.0
+        await ledger.record([page(b"new.png", b"new")])
+        ahead[0] += 61.0
+
+        def left(table: str) -> int:
+            with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+                return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+        for _ in range(200):
+            if left("landing") == 2:
+                break
+            await asyncio.sleep(0.05)
+        assert (left("landing"), left("rejudgement"), left("about"), left("awaiting")) == (2, 1, 0, 0), "a.png is still to be judged again"
+        (open_,) = await ledger.rejudgements.open()
+        assert (open_.judged.name, open_.judged.bodies) == ("a.png", ())
+        again = page(b"a.png", b"a.png", judgement=1, lot=None, wafer=None)
+        told = Again(open_.judged.row, 1, open_.judged.sha256, "/drop", b"a.png", 1000, 7)
+        recorded = await ledger.record([replace(again, landing=replace(again.landing, again=told))])
+        assert recorded.ids == (open_.id,)
+        assert await ledger.rejudgements.open() == []
 
 
 async def test_one_judgement_is_open_for_each_landing_and_its_number_is_never_used_again(tmp_path: Path) -> None:
