@@ -59,7 +59,7 @@ class Recorder:
             return self._known(connection, before, Recording.SAME)
         # Content that was never seen is nobody's copy and nobody's new name: the common case asks once.
         seen = bool(sha256 and connection.execute("SELECT 1 FROM landing WHERE content = ? LIMIT 1", (content_hash(sha256),)).fetchone())
-        if seen and (salvaged := self._salvaged(connection, first)) is not None:
+        if (salvaged := self._salvaged(connection, first)) is not None:
             self._alias(connection, first, sha256, salvaged, "touched")
             return self._known(connection, salvaged, Recording.KNOWN)
         if sha256 and seen and (moved := self._renamed(connection, first, sha256)) is not None:

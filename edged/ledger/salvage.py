@@ -176,10 +176,15 @@ def _results(new: sqlite3.Connection) -> None:
 
 
 CONTRADICTED: Final = (
-    "SELECT message FROM (SELECT r.*, m.id AS told, CAST(m.body AS TEXT) AS body, m.sequence AS number FROM result r JOIN message m "
-    "ON m.message = r.message) WHERE NOT json_valid(body) OR lower(hex(id)) <> replace(told, '-', '') OR sequence <> number "
+    "SELECT message FROM (SELECT r.*, m.id AS told, CAST(m.body AS TEXT) AS body, m.sequence AS number, l.size, l.how, l.id AS landed, "
+    "coalesce(lower(hex(l.sha256)), '') AS content FROM result r JOIN message m ON m.message = r.message "
+    "LEFT JOIN landing l ON l.landing = r.landing) "
+    "WHERE NOT json_valid(body) OR lower(hex(id)) <> replace(told, '-', '') OR sequence <> number "
     "OR json_extract(body, '$.data.verdict') IS NOT verdict OR json_extract(body, '$.data.image.page') IS NOT page "
-    "OR json_extract(body, '$.data.judgement') IS NOT judgement"
+    "OR json_extract(body, '$.data.judgement') IS NOT judgement "
+    "OR (size IS NOT NULL AND (json_extract(body, '$.data.image.bytes') IS NOT size "
+    "OR json_extract(body, '$.data.image.sha256') IS NOT content)) "
+    "OR (how = 'judged' AND page = 0 AND judgement = 0 AND landed IS NOT id)"
 )
 """Results that are not what was told; a camera may have been renamed since."""
 

@@ -64,7 +64,18 @@ class Disk:
 
     def back(self) -> None:
         self.unmount()
+        try:
+            wait_until(lambda: not self._attached(), 3, "the loop device lets go")
+        except AssertionError:
+            # Somebody else's mount namespace still has it, so it would come back as it is: shut down. What it wrote is what counts.
+            other = self.image.with_suffix(f"{self.image.suffix}+")
+            subprocess.run(["cp", "--sparse=always", str(self.image), str(other)], check=True)
+            self.image = other
         self.mount()
+
+    def _attached(self) -> bool:
+        listed = subprocess.run(["losetup", "-j", str(self.image)], check=True, capture_output=True, text=True)
+        return bool(listed.stdout.strip())
 
 
 @contextmanager
@@ -85,7 +96,8 @@ def disk(home: Path, kind: str) -> Iterator[Disk]:
         with suppress(AssertionError):
             made.unmount()
         subprocess.run(["umount", "-l", str(made.folder)], check=False, capture_output=True)
-        made.image.unlink()
+        for image in home.glob(f"{kind}.img*"):
+            image.unlink()
 
 
 class Writer:

@@ -17,8 +17,9 @@ from typing import Any
 
 import sqlite_utils  # noqa: F401 - a migration imports it: here once for all writers
 
-from contract.ledger_pages import opened, page
+from contract.ledger_pages import HeardBoard, opened, page
 from edged.config import After, Camera
+from edged.errors import Unavailable
 from edged.intake.disposal import Disposal, Pending
 from edged.intake.quarantine import Quarantine
 from edged.ledger import Ledger, connection, retention, writer
@@ -52,6 +53,25 @@ async def _stream(ledger: Ledger, ack: Ack, number: int) -> None:
         recorded = await ledger.record([page(b"%d.png" % number, b"content %d" % number)])
         ack(f"recorded {recorded.ids[0]}")
         number += STREAMS
+
+
+async def persist(state: Path, ack: Ack, *, first: int) -> None:
+    """Records whatever the disk says, and tells each refusal and each change of health."""
+    board = HeardBoard()
+    async with opened(state, board, tick_s=0.1) as ledger:
+        ack("ready")
+        number, health = first, ""
+        while True:
+            try:
+                recorded = await ledger.record([page(b"%d.png" % number, b"content %d" % number)])
+                ack(f"recorded {recorded.ids[0]}")
+                number += 1
+            except Unavailable as error:
+                ack(f"refused {error.cause}")
+                await asyncio.sleep(0.02)
+            if (now := str(board.status("ledger"))) != health:
+                health = now
+                ack(f"health {health}")
 
 
 async def _deliver(ledger: Ledger, ack: Ack) -> None:
@@ -101,7 +121,7 @@ async def judge(ledger: Ledger, path: Path, ack: Ack) -> None:
     ack(f"recorded {recorded.ids[0]}")
 
 
-ROLES: dict[str, Callable[..., Awaitable[None]]] = {"record": record, "reopen": reopen, "dispose": dispose}
+ROLES: dict[str, Callable[..., Awaitable[None]]] = {"record": record, "reopen": reopen, "dispose": dispose, "persist": persist}
 
 
 def _work(wanted: dict[str, Any]) -> None:
