@@ -36,6 +36,7 @@ def environment(max_pixels: int, max_side_px: int, inherited: Mapping[str, str])
         "OPENCV_IO_MAX_IMAGE_WIDTH": str(max_side_px),
         "OPENCV_IO_MAX_IMAGE_HEIGHT": str(max_side_px),
         "OPENCV_LOG_LEVEL": "ERROR",
+        "OPENCV_OPENCL_RUNTIME": "disabled",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "1",
