@@ -57,6 +57,8 @@ LANDINGS = 128
 """How many landings of a recipe may wait for a worker: enough that a scan and the decoders do not wait for each other."""
 STALL_S = 60.0
 """With images under way and none finished for this long, the watchdog is no longer fed."""
+DEADLINES = 4
+"""Nor sooner than this many deadlines of Triton: what a chain of models, or a second try, may wait for a peer."""
 
 
 async def run(config: Config, file: Path) -> int:
@@ -184,7 +186,7 @@ class Daemon:
             page_of=page_of,
             identified=identified,
         )
-        journey = Journey(
+        self.journey = Journey(
             recipes=config.recipe,
             vision=decoders,
             inference=inference,
@@ -195,7 +197,7 @@ class Daemon:
         self.metrics = Metrics(__version__, self._gauges)
         self.pipeline = Pipeline(
             landings=self.landings,
-            journey=journey,
+            journey=self.journey,
             intake=self.intake,
             rejudging=self.rejudging,
             ledger=ledger,
@@ -294,13 +296,15 @@ class Daemon:
     def advancing(self) -> bool | str:
         """For the watchdog: the loop runs (else nobody asks), and the pipeline finishes what it has begun, or knows why not."""
         stalled_s = self.beat()
-        return True if stalled_s < STALL_S else f"the pipeline has finished no image for {stalled_s:.0f} s"
+        # A peer that does not answer is told of by its deadline, however long that is: no reason to begin anew.
+        allowed_s = max(STALL_S, DEADLINES * self.config.triton.deadline_s)
+        return True if stalled_s < allowed_s else f"the pipeline has finished no image for {stalled_s:.0f} s"
 
     def beat(self) -> float:
         """Seconds since the pipeline advanced; an idle one, or one that is held by a peer or a disk that hangs, advances."""
         if self.pipeline.in_flight == 0 or self.ledger.stalled:
             return 0.0
-        return time.monotonic() - self.pipeline.advanced
+        return time.monotonic() - max(self.pipeline.advanced, self.journey.advanced)
 
     def status_line(self) -> str:
         return headline(self.board.overall())

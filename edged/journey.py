@@ -110,6 +110,8 @@ class Journey:
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._vision, self._inference, self._judge, self._gate = vision, inference, judge, gate
         self._reference, self._monotonic, self._utcnow = reference, monotonic, utcnow
+        self.advanced = monotonic()
+        """When the models last answered for a part of a page: one image of a thousand tiles advances without finishing."""
 
     async def judge(self, landing: Landing) -> list[PageResult]:
         """One result a page.
@@ -127,6 +129,7 @@ class Journey:
                     reach("image.decoded", landing.path)
                     page = page or _Page([[] for _ in contracts], missing=recipe.reference is not None and not references)
                     await self._infer_part(landing, recipe, contracts, page, part)
+                    self.advanced = self._monotonic()
                     reach("image.inferred", landing.path)
                     if part.last:
                         results.append(self._judge_page(landing, recipe, contracts, page, part))

@@ -33,7 +33,7 @@ from edged.nouns import Tensor
 LOOK_S = 2.0
 BUSY_HINT = "Find out who else asks this Triton so much, or give the model more instances or a longer queue."
 HANGS_HINT = "Look at Triton's log; restart Triton if it hangs."
-_RETRY = Backoff(first_s=0.5, cap_s=10.0)
+_RETRY = Backoff(first_s=0.5, cap_s=3.0)
 _MISMATCH = Backoff(first_s=1.0, cap_s=30.0)
 """A wrong model is loaded anew at each look, and only somebody's hand makes it right."""
 

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from edged.errors import ModelOutputInvalid, Unavailable
+from edged.inference.client import CallFailed, TritonClient
 from edged.nouns import HealthStatus
 from rigs.packages import Running, expected_scores, running, write_package
 from rigs.triton import TritonServer
@@ -225,3 +227,40 @@ async def test_an_image_that_hangs_its_model_thrice_alone_is_to_blame_and_a_free
         assert "no answer within 1 s, 3 times, to this image alone" in said
         assert hung == 4  # once in company, for all anybody knew, then three times alone
         assert await room.scores("culprit", room.ring.tensor(22, 8, 8)) == rounded(8, 8)
+
+
+async def test_the_pings_tell_of_a_frozen_server_long_before_a_long_deadline(own_triton: Start) -> None:
+    server = own_triton()
+    client = TritonClient(server.grpc, 0)
+    await client.live()
+    server.freeze()
+    try:
+        began = time.monotonic()
+        with pytest.raises(CallFailed) as failure:
+            await client.load("anything", 60)
+        took = time.monotonic() - began
+    finally:
+        server.thaw()
+        await client.close()
+    assert failure.value.code is grpc.StatusCode.UNAVAILABLE and not failure.value.answered
+    assert took < 12, "a ping after 5 s, 3 s for its answer"
+
+
+@pytest.mark.parametrize("away_s", [4, pytest.param(70, marks=[pytest.mark.long, pytest.mark.timeout(200)])])
+async def test_after_an_outage_the_connection_stands_again_at_once(own_triton: Start, away_s: int) -> None:
+    server = own_triton()
+    client = TritonClient(server.grpc, 0)
+    await client.live()
+    await asyncio.to_thread(server.kill)
+    end = time.monotonic() + away_s
+    while time.monotonic() < end:
+        with pytest.raises(CallFailed):
+            await client.live()
+        await asyncio.sleep(0.5)
+    connecting = asyncio.create_task(client.connected())
+    await asyncio.to_thread(server.start)
+    began = time.monotonic()
+    await asyncio.wait_for(connecting, 5)
+    await client.live()
+    assert time.monotonic() - began < 2, "1 s at most, and some for a busy machine"
+    await client.close()

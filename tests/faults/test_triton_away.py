@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,8 +103,44 @@ def test_after_a_long_outage_the_first_result_comes_within_seconds(start_station
 
 @pytest.mark.long
 @pytest.mark.fault("Triton frozen, then killed and started", matrix=(29,))
-def test_a_triton_that_never_thaws_is_replaced_and_its_blocked_slots_come_back(start_station: Start, fault: Fault, tmp_path: Path) -> None:
-    station, prints = a_station(start_station, tmp_path, "deadline_s = 2.0")
+def test_a_triton_that_never_thaws_is_replaced_and_the_watchdog_was_fed_all_the_while(
+    start_station: Start, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the pipeline may stand still (60 s): a peer that is away is no reason to restart the daemon."""
+    monkeypatch.setenv("WATCHDOG_USEC", "4000000")
+    with notified(tmp_path / "notify") as (address, feeds):
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        station, prints = a_station(start_station, tmp_path, "deadline_s = 2.0")
+        began = time.monotonic()
+        never_thaws(station, prints, fault)
+        ended = time.monotonic()
+    times = [began, *[at for at in feeds if began < at < ended], ended]
+    assert max(later - at for at, later in itertools.pairwise(times)) < 6
+
+
+@contextmanager
+def notified(path: Path) -> Iterator[tuple[str, list[float]]]:
+    """systemd's end of the notify socket, and when the watchdog was fed (monotonic s)."""
+    feeds: list[float] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(path))
+
+        def listen() -> None:
+            while (said := ear.recv(4096)) != b"end":
+                if b"WATCHDOG=1" in said:
+                    feeds.append(time.monotonic())
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield str(path), feeds
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mouth:
+                mouth.sendto(b"end", str(path))
+            thread.join(5)
+
+
+def never_thaws(station: Station, prints: Prints, fault: Fault) -> None:
 
     def replaced(triton: TritonServer = station.triton) -> None:
         triton.kill()
