@@ -110,6 +110,8 @@ def retry(station: Station) -> int:
 def reload_acl(broker: Broker, acl: str) -> None:
     (broker.home / "acl").write_text(acl)
     os.kill(broker.pid, signal.SIGHUP)
+    wait_until(lambda: "Reloading config" in broker.log.read_text(errors="replace"), 10, "the broker reads its access list anew")
+    time.sleep(0.5)
 
 
 @pytest.mark.fault("broker refuses messages (0x87)", matrix=(26,))
