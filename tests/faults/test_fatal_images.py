@@ -115,6 +115,7 @@ def test_an_image_for_which_the_kernel_kills_the_daemon_is_error_after_few_resta
     ended_by_one_image(station, fault, f"out of memory at {MEMORY >> 20} MiB (cgroup), at each try", statuses_of=-9, prefix=enter)
 
 
+@pytest.mark.long
 @pytest.mark.fault("kill -9 at one good image, again and again", matrix=(1,))
 def test_a_good_image_alone_at_every_kill_is_never_condemned(start_station: Callable[..., Station], fault: Fault) -> None:
     station = start_station(daemon=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 
 import cv2
@@ -19,7 +21,7 @@ from rigs.station import MAPS, Station, wafer_map
 from rigs.tally import Recorded
 
 CAMERAS = {"moved": 'after = "move"', "deleted": 'after = "delete"', "kept": ""}
-FRESH_S = 20.0
+FRESH_S = 60.0
 
 
 def stack(number: int) -> bytes:
@@ -42,8 +44,21 @@ def drop_odd_ones(station: Station, number: int) -> None:
     station.put("deleted", f"broken{number:04d}.png", bytes(broken))
 
 
-def newest(station: Station) -> float:
-    return max((row.at for row in station.rows()), default=0.0)
+def newest(station: Station) -> int:
+    """The number of the landing recorded last."""
+    try:
+        with closing(sqlite3.connect(f"{station.ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            return int(connection.execute("SELECT coalesce(max(landing), 0) FROM landing").fetchone()[0])
+    except sqlite3.OperationalError:  # it is not there yet
+        return 0
+
+
+def wait_for_a_new_one(station: Station, before: int) -> None:
+    """A new image is recorded. Looks seldom: the machine is busy enough."""
+    until = time.monotonic() + FRESH_S
+    while newest(station) <= before:
+        assert time.monotonic() < until, f"nothing new is recorded; health: {station.complaints()}\n{station.daemon.said()}"
+        time.sleep(0.05)
 
 
 def condemned(rows: list[Recorded]) -> list[Recorded]:
@@ -51,12 +66,13 @@ def condemned(rows: list[Recorded]) -> list[Recorded]:
     return [row for row in rows if row.verdict == "ERROR" and not row.image[1].startswith(b"broken")]
 
 
+@pytest.mark.timeout(7200)  # as long as --kills makes it
 @pytest.mark.fault("kill -9 at random", matrix=(1,))
 def test_kills_at_random_lose_nothing_double_nothing_and_condemn_no_good_image(start_station: Callable[..., Station], fault: Fault) -> None:
     station = start_station(cameras=CAMERAS)
     rng = random.Random(7)
     recovered: list[float] = []
-    with station.feeding(rate_per_s=15):
+    with station.feeding(rate_per_s=10):
         for kill in range(fault.kills):
             if kill % 10 == 0:
                 drop_odd_ones(station, kill)
@@ -66,7 +82,7 @@ def test_kills_at_random_lose_nothing_double_nothing_and_condemn_no_good_image(s
             if rng.random() < 0.25:  # some die while they start
                 time.sleep(rng.uniform(0.0, 1.5))
                 continue
-            wait_until(lambda: newest(station) > before, FRESH_S, "a new image is recorded after the restart")  # noqa: B023
+            wait_for_a_new_one(station, before)
             recovered.append(time.monotonic() - began)
             time.sleep(rng.uniform(0.0, 0.8))
         station.daemon.kill()
@@ -78,7 +94,7 @@ def test_kills_at_random_lose_nothing_double_nothing_and_condemn_no_good_image(s
     recovered.sort()
     middle, last = recovered[len(recovered) // 2], recovered[-1]
     fault.row(
-        how=f"{fault.kills} kills, three cameras, 15 images/s",
+        how=f"{fault.kills} kills, three cameras, 10 images/s",
         tally=station.tally(),
         recovered_s=middle,
         note=f"first new record after {middle:.1f} s, at most {last:.1f} s",
@@ -105,21 +121,18 @@ def test_a_second_daemon_on_one_state_directory_ends_at_once_with_one_sentence(s
 @pytest.mark.fault("SIGTERM under load", matrix=(45,))
 def test_sigterm_under_load_stops_in_time_and_loses_nothing(start_station: Callable[..., Station], fault: Fault) -> None:
     station = start_station(cameras=CAMERAS)
-    slowest, last = 0.0, 0.0
+    slowest = 0.0
     numbers = count()
     with station.feeding(rate_per_s=30):
         for _ in range(max(5, min(20, fault.kills // 4))):
             drop_odd_ones(station, 10_000 + next(numbers))
-            before = newest(station)
-            wait_until(lambda: newest(station) > before, FRESH_S, "images are judged")  # noqa: B023
+            wait_for_a_new_one(station, newest(station))
             began = time.monotonic()
             assert station.daemon.stop() == 0, station.daemon.said()
             slowest = max(slowest, time.monotonic() - began)
             station.daemon.start(wait=False)
-            last = time.time()
     station.over()
     station.settle(60)
-    assert last
     assert not condemned(station.rows())
     assert "daemon.not_drained" not in station.daemon.log.read_text()
     rounds = next(numbers)
