@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -40,11 +41,13 @@ from edged.plant.told import identity_of, page_of
 from edged.rejudging import Rejudging
 from edged.shelf import Limits
 from edged.station import Station
+from edged.threads import warm_pool
 from edged.verdict import gate, golden_defects, identified, judge
 from edged.vision.decoders import Decoders
 from edged.vision.offline import prepare_golden
 from edged.vitals.gpu import GpuWatch
 from edged.vitals.health import HealthBoard, headline
+from edged.vitals.limits import LimitWatch
 from edged.vitals.metrics import Gauges, Metrics
 from edged.vitals.notify import Notifier
 from edged.web import Door
@@ -53,6 +56,8 @@ log = structlog.get_logger("edged.daemon")
 
 GRACE_S = 10.0
 OPEN_AGAIN_S = 2.0
+THREADS = 8
+"""For short calls that may block."""
 LANDINGS = 128
 """How many landings of a recipe may wait for a worker: enough that a scan and the decoders do not wait for each other."""
 STALL_S = 60.0
@@ -65,6 +70,7 @@ async def run(config: Config, file: Path) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code."""
     stop = asyncio.Event()
     _on_signals(stop)
+    asyncio.get_running_loop().set_default_executor(warm_pool(THREADS, "worker"))
     board = HealthBoard(needs=("ledger", "triton", *(f"folder:{camera.name}" for camera in config.camera)))
     failed = _on_callback_errors()
     async with AsyncExitStack() as stack:
@@ -116,6 +122,8 @@ def _on_callback_errors() -> asyncio.Future[None]:
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return  # asyncio tries again by itself, and says so for each connection; health says it once
         log.error("daemon.loop", said=context.get("message"), exc_info=error)
         if error is not None and "handle" in context and not failed.done():
             failed.set_exception(error)
@@ -268,6 +276,7 @@ class Daemon:
                 group.create_task(self.plant.run(end), name="plant"),
                 group.create_task(self.inference.run(end), name="inference"),
                 group.create_task(self.gpu.run(end), name="gpu"),
+                group.create_task(LimitWatch(self.board).run(end), name="limits"),
                 group.create_task(self.door.run(end), name="door"),
                 group.create_task(self.notifier.run(end, self.advancing, self.status_line), name="notify"),
             ]

@@ -6,13 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.connection import open_reader, translated
 from edged.ledger.rebuild import distrust
+from edged.threads import warm_pool
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Readers:
     def __init__(self, path: Path, threads: int = 2) -> None:
         self._path = path
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ledger-reader")
+        self._pool = warm_pool(threads, "ledger-reader")
         self._local = threading.local()
         self.fault: LedgerCorrupt | None = None
         self._opened: list[sqlite3.Connection] = []

@@ -67,7 +67,12 @@ class Dialler:
 
         # A daemon thread: a name server that never answers must not hold up the end of the process.
         self._thread = threading.Thread(target=work, name="mqtt-dial", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            hint = "Raise TasksMax in the unit of edged, or its user's limit of processes."
+            raise self.failure("no thread can be started to connect with", hint) from None
         waited = asyncio.wrap_future(answer)
         waited.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody may be left to hear what it says
         try:

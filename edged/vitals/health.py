@@ -21,7 +21,7 @@ from edged.nouns import HealthItem, HealthStatus
 ONLY_DEGRADES = frozenset({"broker", "gpu", "clock", "http"})
 """Images are judged and recorded without these."""
 
-CAUSES_FIRST = ("ledger", "disk", "triton", "decoders", "folder", "recipe", "broker", "clock", "http", "gpu")
+CAUSES_FIRST = ("process", "ledger", "disk", "triton", "decoders", "folder", "recipe", "broker", "clock", "http", "gpu")
 """Among equally bad items the first of these is named: it is likely the cause of the others."""
 
 _LABELS = {
@@ -35,6 +35,7 @@ _LABELS = {
     "folder": "Folder of",
     "recipe": "Recipe",
     "decoders": "Decoders",
+    "process": "Process",
 }
 _SEVERITY = {HealthStatus.OK: 0, HealthStatus.UNKNOWN: 1, HealthStatus.DEGRADED: 2, HealthStatus.DOWN: 3}
 
