@@ -155,6 +155,11 @@ def _read_only(station: Station, disk: Disk, fault: Any) -> None:
     )
 
 
+def _idle(station: Station, camera: str) -> bool:
+    (facts,) = (each for each in station.daemon.get("/api/v1/cameras")["cameras"] if each["name"] == camera)
+    return bool(facts["waiting"] + facts["in_flight"] == 0)
+
+
 def _made_anew(station: Station, fault: Any) -> None:
     folder = station.folders["local"]
     aside = folder.with_name("local-aside")
@@ -170,11 +175,12 @@ def _made_anew(station: Station, fault: Any) -> None:
         aside.rename(folder)  # replaced by another directory: the first one, all of whose files are recorded
         station.drop(5, "local")
         station.settle()
+        wait_until(lambda: _idle(station, "local"), 20, "every file that is back is looked at: it was judged before")
         folder.rename(aside)
         other.rename(folder)
         station.drop(5, "local")
     station.settle()
-    time.sleep(2)  # a file judged twice would show by now
+    wait_until(lambda: _idle(station, "local"), 20, "every file is looked at: one judged twice would show by now")
     fault.row(
         fault="folder deleted, made anew, replaced by another directory and back",
         how="rename of whole directories",
@@ -200,7 +206,7 @@ def test_a_share_that_goes_away_in_any_way_holds_up_its_own_camera_only_and_lose
     _locked(station, fault)
     _read_only(station, disk, fault)
     _made_anew(station, fault)
-    assert [arrival.said for arrival in station.mes.arrivals if arrival.topic.endswith("/event/vanished")] == []
+    assert [arrival.said["data"] for arrival in station.mes.arrivals if arrival.topic.endswith("/event/vanished")] == []
 
 
 @pytest.mark.fault("inotify sees nothing of a share", matrix=(35,))
