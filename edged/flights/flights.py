@@ -2,8 +2,8 @@
 
 Invariants
 - An image is told in a slot from before it is judged until its record is on disk, or it is put back.
-- After a death that nobody explains, the images that were under way are suspects. A suspect is judged alone, so that what happens then can
-  be its doing only: nothing else is under way and one decoder process works, for at most `ALONE_S`.
+- After a death that nobody explains, the images that were under way at that moment are suspects. A suspect is judged alone, so that what
+  happens then can be its doing only: nothing else is under way and one decoder process works, for at most `ALONE_S`.
 - A death counts against an image only when it is proven to be its doing: an exception that nobody expects left its journey; or it was
   alone, being judged, and the daemon ended by such an exception, by a fatal signal (it left its stack) or for want of memory (the kernel's
   count of OOM kills grew). A SIGKILL from elsewhere proves nothing, however often it comes: no number of kills condemns an image.
@@ -93,7 +93,10 @@ class Flights:
         how = "an exception that nobody expects" if slots.ended is Ended.BUG else self._evidence.words
         for left in slots.before:
             caused, unexplained = left.caused, left.unexplained
-            if slots.ended is Ended.WELL and (left.state is not State.SUSPECT or not (caused or unexplained)):
+            # Of those that only waited for their turn, who was never alone at a death is none any more: else kills in a row would pile
+            # them up, and a station that is killed often would do nothing but judge one image at a time.
+            waited = left.state is State.SUSPECT
+            if (waited or slots.ended is Ended.WELL) and not (waited and (caused or unexplained)):
                 continue
             if left.state is State.ALONE and by_itself and not left.recording:
                 caused += 1

@@ -79,7 +79,7 @@ def test_kills_at_random_lose_nothing_double_nothing_and_condemn_no_good_image(s
             station.daemon.kill()
             began, before = time.monotonic(), newest(station)
             station.daemon.start(wait=False)
-            if rng.random() < 0.25:  # some die while they start
+            if rng.random() < 0.4:  # some die while they start
                 time.sleep(rng.uniform(0.0, 1.5))
                 continue
             wait_for_a_new_one(station, before)

@@ -200,6 +200,14 @@ async def test_a_suspect_that_waits_for_a_peer_stays_one(runs: Runs) -> None:
     assert flights.suspects == 0
 
 
+async def test_kills_in_a_row_do_not_pile_up_suspects(runs: Runs) -> None:
+    for turn in range(5):
+        flights = runs.start()
+        assert flights.suspects == min(turn, 1) * 3
+        for number in range(3):
+            await flies(flights, landing(f"{turn}-{number}.png"))
+
+
 async def test_a_name_too_long_for_its_slot_still_tells_two_images_apart(runs: Runs) -> None:
     long = [landing("d/" * 300 + f"{number}.png") for number in range(2)]
     await flies(runs.start(), long[0])
