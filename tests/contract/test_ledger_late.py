@@ -14,7 +14,7 @@ import pytest
 from contract.ledger_pages import opened, page, touched
 from edged.errors import Conflict
 from edged.ledger.rejudgement import LATE
-from edged.nouns import Again, VerdictKind
+from edged.nouns import Again, Change, VerdictKind
 
 
 def lone(path: bytes, content: bytes = b"pixels", late_s: float = 3600.0, **more: object):
@@ -107,6 +107,26 @@ async def test_what_hangs_on_a_landing_is_pruned_with_it_but_never_before_it_is_
         recorded = await ledger.record([replace(again, landing=replace(again.landing, again=told))])
         assert recorded.ids == (open_.id,)
         assert await ledger.rejudgements.open() == []
+
+
+async def test_a_rebuilt_ledger_still_has_to_judge_again_awaits_the_same_sidecars_and_tells_who_changed_what(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        first = await ledger.record([lone(b"a.png")])
+        other = await ledger.record([page(b"b.png", b"other")])
+        await ledger.announce("vanished", {"camera": "cam1", "file": "c.png", "cause": "it was gone before it was judged"})
+        judged = await ledger.rejudgements.judged(other.ids[0])
+        assert judged is not None
+        row = await ledger.rejudgements.ask(
+            judged, "asked", "a.meier", change=lambda row: Change("a.meier", "operator", "results.rejudge", row.id)
+        )
+    (tmp_path / "ledger.suspect").touch()
+    async with opened(tmp_path) as ledger:
+        (resumed,) = await ledger.rejudgements.open()
+        assert (resumed.id, resumed.judged.name) == (row.id, "b.png")
+        assert await ledger.awaiting("cam1", [b"a"]) == [(b"a.png", first.ids[0])]
+        assert [change["target"] for change in (await ledger.audit.read(None, 10))[0]] == [row.id]
+        assert [entry["reason"] for entry in await ledger.trace("c.png")] == ["it was gone before it was judged"]
+        assert [entry["state"] for entry in await ledger.trace("b.png") if entry["what"] == "rejudge"] == ["open"]
 
 
 async def test_one_judgement_is_open_for_each_landing_and_its_number_is_never_used_again(tmp_path: Path) -> None:
