@@ -17,12 +17,13 @@ from typing import Any
 
 from edged.config import Decode
 from edged.nouns import Board
+from edged.vision.answers import sound
 from edged.vision.backlog import Backlog
 from edged.vision.condition import Condition
 from edged.vision.members import Member, Request
 from edged.vision.process import DecoderProcess
 from edged.vision.ring import Granted
-from edged.vision.wire import FORGET, sound
+from edged.vision.wire import FORGET
 
 TICK_S = 0.2
 STUCK_S = 1.0
@@ -160,7 +161,7 @@ class Pool:
             return
         if "hello" in message and not member.ready:
             member.ready = True
-            self._condition.started(len(self._members), str(message.get("unfiltered", "")))
+            self._condition.started(len(self._members), str(message.get("unfiltered", ""))[:200])
         elif member.batch and sound(message, [request.job for request in member.batch]):
             self._take_in(member, message["answers"])
         else:

@@ -97,7 +97,10 @@ class DecoderProcess:
             raise EOFError from None
         if not data:
             raise EOFError
-        message = json.loads(data)
+        try:
+            message = json.loads(data)
+        except RecursionError:
+            raise ValueError("nested without end") from None
         if not isinstance(message, dict):
             raise ValueError("not an object")  # noqa: TRY004 - nonsense of any kind is one case
         return message

@@ -6,7 +6,6 @@ JSON, not pickle: a decoder that a hostile image took over must not be able to r
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -89,40 +88,3 @@ def geometry_to_wire(g: Geometry) -> list[Any]:
 def geometry_from_wire(data: list[Any]) -> Geometry:
     scale_x, scale_y, offset_x, offset_y, (x, y, w, h), tile, tiles = data
     return Geometry(float(scale_x), float(scale_y), float(offset_x), float(offset_y), (x, y, w, h), int(tile), int(tiles))
-
-
-def sound(message: Mapping[str, Any], jobs: Sequence[Job]) -> bool:
-    """Whether a decoder's message answers exactly these jobs in a form the daemon can take in without looking twice."""
-    answers = message.get("answers")
-    if not isinstance(answers, list) or len(answers) != len(jobs):
-        return False
-    try:
-        return all(_sound(answer, job) for answer, job in zip(answers, jobs, strict=True))
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-        return False
-
-
-def _sound(answer: Mapping[str, Any], job: Job) -> bool:
-    outcome = answer["outcome"]
-    if answer["number"] != job.number or not isinstance(answer["timing"], dict):
-        return False
-    if outcome == "page":
-        image = image_from_wire(answer["image"])
-        positions = [position for position, _ in answer["tensors"]]
-        for _, geometry in answer["tensors"]:
-            geometry_from_wire(geometry)
-        wanted = set(range(len(job.slots)))
-        return (
-            len(image.sha256) == 64
-            and len(answer["quality"]) == 4
-            and len(set(positions)) == len(positions)
-            and wanted.issuperset(positions)
-            and all(count >= 0 for count in answer["need"])
-            and isinstance(answer["more"], bool)
-            and isinstance(answer["hash"], str)
-            and all(isinstance(step, str) for step in answer["steps"])
-        )
-    if outcome == "rejected":
-        image_from_wire(answer["image"])
-        return isinstance(answer["reason"], str) and isinstance(answer["detail"], str) and isinstance(answer["whole"], bool)
-    return outcome in ("vanished", "changed", "unavailable", "flat-field") and isinstance(answer["detail"], str)

@@ -19,6 +19,7 @@ import numpy as np
 from edged.errors import FrameRejected
 from edged.nouns import ImageFacts, InputPlan
 from edged.vision import headers
+from edged.vision.answers import MOST_PX
 from edged.vision.decode import decode
 from edged.vision.headers import Header, Limits
 from edged.vision.prepare import Prepared
@@ -219,9 +220,11 @@ class _File:
         if self.header is None:
             return ImageFacts(self.sha256, self.size, self.media_type)
         facts = self.header.pages[page]
+        # A refused page may claim numbers that no database holds.
+        width, height, bits, channels = (n if 0 <= n <= MOST_PX else None for n in (facts.width, facts.height, facts.bits, facts.channels))
         return ImageFacts(
             self.sha256, self.size, self.media_type, page, len(self.header.pages),
-            facts.width, facts.height, facts.bits, facts.channels, self.header.acquired, self.header.acquired_from,
+            width, height, bits, channels, self.header.acquired, self.header.acquired_from,
         )  # fmt: skip
 
 

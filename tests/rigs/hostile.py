@@ -111,6 +111,13 @@ def tiff_file(*entries: tuple[int, int, int, int], order: str = "<", tail: bytes
     return head + bytes(wafer(48, 64).tobytes()) + directory + tail
 
 
+def _big_tiff() -> bytes:
+    """More pixels a line than any database has numbers for."""
+    entries = ((256, 16, 1, 2**64 - 1), (257, 16, 1, 48), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 16, 1, 16), (279, 16, 1, 8))
+    body = b"".join(struct.pack("<HHQQ", *entry) for entry in entries)
+    return b"II+\0" + struct.pack("<HHQ", 8, 0, 24) + bytes(8) + struct.pack("<Q", len(entries)) + body + bytes(8)
+
+
 def _tiff_loop() -> bytes:
     return tiff_file(following=8 + 64 * 48)
 
@@ -164,6 +171,8 @@ FILES = (
     HostileFile(26, "2^31 strips.tif", lambda: tiff_file((273, 4, HUGE, 8), (279, 4, HUGE, 8)), "corrupt"),
     HostileFile(26, "a strip of 2^31 bytes.tif", lambda: tiff_file((279, 4, 1, HUGE)), "corrupt"),
     HostileFile(26, "a strip for each of 60000 squared.tif", lambda: tiff_file((256, 4, 1, 60_000), (257, 4, 1, 60_000)), "too-large"),
+    HostileFile(26, "2^64 wide.tif", _big_tiff, "too-large"),
+    HostileFile(26, "negative width.tif", lambda: tiff_file((256, 9, 1, 2**32 - 5)), "corrupt"),
     HostileFile(27, "directory loop.tif", _tiff_loop, "corrupt"),
     HostileFile(27, "directory inside itself.tif", _sub_directory_loop, "judged"),
     HostileFile(28, "2^31 bits per sample.tif", lambda: tiff_file((258, 3, HUGE, 8)), "corrupt"),

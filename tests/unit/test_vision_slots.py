@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contract.decoder_images import plan
 from edged.errors import Unavailable
 from edged.nouns import Geometry, ImageFacts
+from edged.vision.answers import sound
 from edged.vision.ring import Ring, Slots
-from edged.vision.wire import Job, geometry_to_wire, image_to_wire, sound
+from edged.vision.wire import Job, geometry_to_wire, image_from_wire, image_to_wire
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_one_page_never_takes_more_than_half_a_ring(slots: Slots) -> None:
     assert len(granted) == 2
 
 
-JOB = Job(7, "/f", "a.png", 10, 1, 2, plans=0, slots=((0, 0, 3), (0, 0, 4)))
+JOB = Job(7, "/f", "a.png", 10, 1, 2, plans=0, done=(0,), slots=((0, 0, 3), (0, 0, 4)))
 IMAGE = image_to_wire(ImageFacts("a" * 64, 10, "image/png", 0, 1, 64, 48, 8, 1))
 GEOMETRY = geometry_to_wire(Geometry(1, 1, 0, 0, (0, 0, 64, 48)))
 PAGE: dict[str, Any] = {
@@ -84,7 +88,14 @@ PAGE: dict[str, Any] = {
 }  # fmt: skip
 
 
+REJECTED: dict[str, Any] = {
+    "number": 7, "outcome": "rejected", "timing": {}, "image": IMAGE, "reason": "corrupt", "detail": "x", "whole": False, "more": False,
+}  # fmt: skip
+
+
 def test_a_sound_answer_is_believed() -> None:
+    assert sound({"answers": [REJECTED]}, [JOB]) and not sound({"answers": [REJECTED | {"need": [1]}]}, [JOB])
+    assert not sound({"answers": [REJECTED | {"outcome": "vanished"}]}, [JOB])
     assert sound({"answers": [PAGE]}, [JOB])
     assert sound({"answers": [{"number": 7, "outcome": "vanished", "timing": {}, "detail": "gone"}]}, [JOB])
 
@@ -95,6 +106,16 @@ def test_a_sound_answer_is_believed() -> None:
         ("number", 8), ("outcome", "exec"), ("outcome", None), ("image", None), ("image", IMAGE[:-1]), ("image", ["short", *IMAGE[1:]]),
         ("tensors", [[2, GEOMETRY]]), ("tensors", [[-1, GEOMETRY]]), ("tensors", [[0, GEOMETRY], [0, GEOMETRY]]), ("tensors", [[0, [1]]]),
         ("tensors", 5), ("need", [-1]), ("more", "yes"), ("quality", [1.0]), ("steps", [1]), ("hash", None), ("timing", []),
+        ("need", [2, 0]), ("need", [10**7]), ("more", True), ("quality", [float("nan"), 0.0, 0.0, 0.0]), ("quality", [True, 0, 0, 0]),
+        ("quality", ["1", 2, 3, 4]), ("timing", {"decode": "x"}), ("timing", {"decode": 1e400}), ("timing", {str(n): 1 for n in range(99)}),
+        ("tensors", [[True, GEOMETRY]]), ("tensors", [[0, [*GEOMETRY[:4], [0, 0, 64, float("inf")], 0, 1]]]), ("hash", "x" * 65),
+        ("tensors", [[0, [*GEOMETRY[:5], 3, 2]]]), ("steps", ["x" * 500]), ("steps", ["x"] * 5000),
+        ("image", [*IMAGE[:4], 99, *IMAGE[5:7]]),
+        ("image", ["A" * 64, *IMAGE[1:]]), ("image", [[0] * 64, *IMAGE[1:]]), ("image", [IMAGE[0], 2**70, *IMAGE[2:]]),
+        ("image", [*IMAGE[:2], "text/html", *IMAGE[3:]]), ("image", [*IMAGE[:3], 1, *IMAGE[4:]]),
+        ("image", [*IMAGE[:4], 2**40, *IMAGE[5:]]),
+        ("image", [*IMAGE[:5], "64", *IMAGE[6:]]), ("image", [*IMAGE[:5], -1, *IMAGE[6:]]), ("image", [*IMAGE[:9], "2026-01-01", None]),
+        ("image", [*IMAGE[:9], "yesterday", None]), ("image", [*IMAGE[:10], "x" * 100]),
     ],
 )  # fmt: skip
 def test_an_answer_bent_by_a_hostile_image_is_not_believed(key: str, value: Any) -> None:
@@ -132,3 +153,31 @@ async def test_nobody_waits_for_a_slot_of_models_that_cannot_be_asked() -> None:
         later.cancel()
     finally:
         slots.remove()
+
+
+def test_a_page_that_asks_for_more_has_brought_something() -> None:
+    assert sound({"answers": [PAGE | {"need": [2]}]}, [JOB])
+    assert not sound({"answers": [PAGE | {"need": [2], "tensors": []}]}, [JOB])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda each: st.lists(each, max_size=4), max_leaves=8
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(PAGE)), JSON, st.integers(0, 10), st.sampled_from(["page", "rejected"]))
+def test_whatever_passes_has_the_types_that_the_daemon_works_with(key: str, value: Any, index: int, outcome: str) -> None:
+    answer = copy.deepcopy(PAGE if outcome == "page" else REJECTED)
+    part = answer.get(key)
+    if isinstance(part, list) and part and index < len(part):
+        part[index] = value
+    else:
+        answer[key] = value
+    if not sound({"answers": [answer]}, [JOB]):
+        return
+    image = image_from_wire(answer["image"])
+    assert type(image.sha256) is str and type(image.bytes) is int and image.pages <= 10_000 and image.page == 0
+    assert all(type(n) in (int, type(None)) for n in (image.width, image.height, image.bits, image.channels))
+    assert image.acquired is None or image.acquired.tzinfo is not None
+    json.dumps(answer, allow_nan=False)
