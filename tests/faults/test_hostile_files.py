@@ -39,7 +39,7 @@ CAMERAS = {
     "side": SIDECAR,
     "tree": "recursive = true",
 }
-LIMIT_S = 4.0
+LIMIT_S = 8.0
 """How late a good image may be among hostile ones: here on two cores that other tests share; the row tells what it was."""
 
 
@@ -224,7 +224,7 @@ def test_hostile_files_and_names_get_what_they_deserve_and_nobody_else_notices(
     before, among = quiet.delays_s(), neighbour.delays_s()
     assert len(among) == len(neighbour.at) and max(among) < LIMIT_S, sorted(among)[-5:]
     note = f"good images: slowest {max(before):.2f} s before, {max(among):.2f} s among them; peak memory {peak_mb(pid)} MB"
-    fault.row(how="51 cases of the list", tally=station.tally(), recovered_s=recovered_s, note=note)
+    fault.row(how="cases 1 to 52 of the list, dropped at once", tally=station.tally(), recovered_s=recovered_s, note=note)
 
 
 def peak_mb(pid: int) -> int:
