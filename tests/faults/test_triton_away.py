@@ -72,6 +72,7 @@ def test_images_wait_while_a_killed_triton_is_away_and_go_on_when_it_is_back(sta
     nothing_blamed(station, prints)
 
 
+@pytest.mark.long
 @pytest.mark.fault("Triton restarted", matrix=(28,))
 def test_a_triton_that_is_stopped_politely_takes_no_image_with_it(start_station: Start, fault: Fault, tmp_path: Path) -> None:
     station, prints = a_station(start_station, tmp_path)
@@ -189,6 +190,7 @@ def test_no_late_answer_becomes_another_images_verdict_and_blocked_slots_are_tol
     nothing_blamed(station, prints)
 
 
+@pytest.mark.long
 @pytest.mark.fault("Triton gone with slots in its hands", matrix=(29, 44))
 def test_with_slots_blocked_and_triton_gone_nothing_crashes_and_no_image_hangs(start_station: Start, fault: Fault, tmp_path: Path) -> None:
     station, prints = a_station(start_station, tmp_path, "deadline_s = 1.0")

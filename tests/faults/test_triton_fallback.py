@@ -132,6 +132,7 @@ def feed(prints: Prints, seconds: float) -> None:
         time.sleep(0.25)
 
 
+@pytest.mark.long
 @pytest.mark.fault("the plant's Triton away too", matrix=(28,))
 def test_with_both_away_images_wait_and_the_first_that_is_back_is_used(
     start_station: Start, own_triton: Callable[..., TritonServer], fault: Fault, tmp_path: Path

@@ -55,13 +55,13 @@ def test_a_slow_model_keeps_its_backlog_in_the_folder_and_takes_nothing_from_ano
     start_station: Start, fault: Fault, tmp_path: Path
 ) -> None:
     station, prints = a_station(start_station, tmp_path, {"cost_s": 0.25, "max_batch_size": 4})
-    prints.drop("ill", 400)
-    p95 = the_other_goes_on(station, prints, 10)
-    left = 400 - sum(row.image[0] == "ill" for row in station.rows())
-    assert left > 100, "the slow model was not slow: this proves nothing"
+    prints.drop("ill", 240)
+    p95 = the_other_goes_on(station, prints, 6)
+    left = 240 - sum(row.image[0] == "ill" for row in station.rows())
+    assert left > 50, "the slow model was not slow: this proves nothing"
     assert p95 < LATENCY_S, station.daemon.get("/api/v1/status")
     recovered_s = station.settle(60)
-    fault.row(how="0.25 s a batch, 400 images at once", tally=station.tally(), recovered_s=recovered_s, note=f"others' p95 {p95:.2f} s")
+    fault.row(how="0.25 s a batch, 240 images at once", tally=station.tally(), recovered_s=recovered_s, note=f"others' p95 {p95:.2f} s")
     assert prints.mixed_up() == []
     assert blame(prints) == []
 
@@ -76,8 +76,8 @@ def test_an_image_that_hangs_its_model_is_found_out_and_every_other_is_judged(st
     told = station.health()
     assert told["triton"]["facts"]["circuits_open"] == ["ill:1"]
     assert 'edged_triton_circuit_state{endpoint="local",model="ill",state="closed",version="1"} 0.0' in station.daemon.text("/metrics")
-    p95 = the_other_goes_on(station, prints, 10)
-    recovered_s = station.settle(90)
+    p95 = the_other_goes_on(station, prints, 6)
+    recovered_s = station.settle(120)
     assert p95 < LATENCY_S
     assert [each.partition(":")[0] for each in blame(prints)] == [culprit]
     assert prints.results()[culprit]["reason"] == "model-output"
@@ -85,6 +85,7 @@ def test_an_image_that_hangs_its_model_is_found_out_and_every_other_is_judged(st
     fault.row(how="4 s asleep on one of 41", tally=station.tally(), recovered_s=recovered_s, note=f"others' p95 {p95:.2f} s")
 
 
+@pytest.mark.long
 @pytest.mark.fault("a model unloaded by somebody else", matrix=(30,))
 def test_a_model_unloaded_behind_our_back_is_loaded_again_and_no_image_is_blamed(
     start_station: Start, fault: Fault, tmp_path: Path
@@ -119,8 +120,8 @@ class TritonPythonModel:
 @pytest.mark.parametrize(
     ("how", "name", "columns", "value", "said"),
     [
-        ("of another output name", "logits", 3, 0.5, "no output scores"),
-        ("of another shape", "scores", 5, 0.5, "1, 5]"),
+        pytest.param("of another output name", "logits", 3, 0.5, "no output scores", marks=pytest.mark.long),
+        pytest.param("of another shape", "scores", 5, 0.5, "1, 5]", marks=pytest.mark.long),
         ("that answers NaN", "scores", 3, "np.nan", "golden image"),
     ],
 )
@@ -164,6 +165,7 @@ def replace(path: Path, text: str) -> None:
     aside.rename(path)
 
 
+@pytest.mark.long
 @pytest.mark.fault("NaN for one image", matrix=(30,))
 def test_nan_for_one_image_is_its_own_error_while_the_golden_images_pass(start_station: Start, fault: Fault, tmp_path: Path) -> None:
     station, prints = a_station(start_station, tmp_path, {"cost_s": 0.02})
@@ -178,6 +180,7 @@ def test_nan_for_one_image_is_its_own_error_while_the_golden_images_pass(start_s
     assert prints.mixed_up() == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("Triton's queue full", matrix=(30,))
 def test_a_full_queue_of_triton_makes_images_wait_and_not_fail(start_station: Start, fault: Fault, tmp_path: Path) -> None:
     """Somebody else keeps the model's queue full; edged asks again once in a while, and goes on when there is room."""
