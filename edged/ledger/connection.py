@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from edged.errors import LedgerCorrupt, Unavailable
+from edged.ledger.accounts import damaged_messages
 from edged.ledger.mark import Reached
-from edged.ledger.migrations import migrate, refuse_newer
+from edged.ledger.migrations import applied, migrate, refuse_newer
 from edged.ledger.place import PASSING
 
 FILE: Final = "ledger.db"
@@ -28,6 +29,8 @@ WRITER_PRAGMAS: Final = (
     "PRAGMA temp_store = MEMORY",
 )
 
+DAMAGE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged file raises; the second when SQLite quotes damaged text."""
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _DISK = {
     sqlite3.SQLITE_FULL: ("the disk is full", "Free space on the state directory's disk; nothing else needs to be done."),
@@ -64,11 +67,13 @@ def check(path: Path, reached: Reached | None = None) -> None:
                 (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
                 if said != "ok":
                     raise LedgerCorrupt(str(path), str(said))
+                if "accounts" in applied(connection) and (row := next(damaged_messages(connection), None)) is not None:
+                    raise LedgerCorrupt(str(path), f"message {row} is not what was written: its checksum differs")
             if reached is not None and (lacking := reached.lacking(connection)):
                 raise LedgerCorrupt(str(path), lacking)
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise translated(error, path) or error from None
 
 
@@ -106,8 +111,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def translated(error: sqlite3.Error, path: Path) -> LedgerCorrupt | Unavailable | None:
+def translated(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> LedgerCorrupt | Unavailable | None:
     """What the disk did to us, as an error of ours; None for a mistake in our SQL."""
+    if isinstance(error, UnicodeDecodeError):
+        return LedgerCorrupt(str(path), "its own description of its tables does not read")
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         # Python's own word, not SQLite's: every text that we write is valid.

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.accounts import LANDINGS, damaged_messages, gaps, is_as_written, numbers_there
-from edged.ledger.connection import FILE, open_reader, translated
+from edged.ledger.connection import DAMAGE, FILE, open_reader, translated
 from edged.ledger.mark import Mark, Reached
 from edged.ledger.migrations import ALL, applied, refuse_newer
 from edged.ledger.rebuild import distrust, suspect
@@ -56,7 +56,7 @@ def inspect(state_dir: Path, *, rebuild: bool = False) -> Inspection:
             counts = _counts(connection)
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         known = translated(error, path)
         if not isinstance(known, LedgerCorrupt):
             raise known or error from None
@@ -147,7 +147,7 @@ def _ranges(holes: list[list[int]]) -> str:
 
 def _counts(connection: sqlite3.Connection) -> dict[str, int]:
     counts: dict[str, int] = {}
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*DAMAGE):
         counts = {f"{kind}s": connection.execute("SELECT count(*) FROM message WHERE kind = ?", (kind,)).fetchone()[0] for kind in KINDS}
         counts["undelivered"] = connection.execute("SELECT count(*) FROM outbox WHERE state < ?", (DELIVERED,)).fetchone()[0]
     return counts

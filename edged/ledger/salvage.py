@@ -19,7 +19,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from edged.ledger.accounts import LANDINGS, damaged_messages, gaps, is_as_written, numbers_there
-from edged.ledger.connection import open_reader
+from edged.ledger.connection import DAMAGE, open_reader
 from edged.ledger.identity import content_hash, name_hash, place_hash
 from edged.ledger.mark import Reached
 from edged.ledger.schema import DELIVERED, DUE, KINDS, MQTT, PARKED, SINKS
@@ -65,7 +65,7 @@ def _opened(path: Path) -> sqlite3.Connection | None:
     try:
         connection = open_reader(path)
         connection.execute("SELECT name FROM sqlite_master").fetchall()
-    except sqlite3.DatabaseError:
+    except DAMAGE:
         return None
     return connection
 
@@ -88,7 +88,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str, number: 
 
 
 def _columns(old: sqlite3.Connection, table: str) -> set[str]:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*DAMAGE):
         return {name for _, name, *_ in old.execute(f"PRAGMA table_info({table})")}
     return set()
 
@@ -96,7 +96,7 @@ def _columns(old: sqlite3.Connection, table: str) -> set[str]:
 def _readable(old: sqlite3.Connection, select: str, number: str | None, at: int) -> Iterator[list[tuple[Any, ...]]]:
     """Ranges that do not read are halved until only the rows that really do not read are left out; `at` is the number's column."""
     if number is None:
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*DAMAGE):
             yield old.execute(select).fetchall()
         return
     failures = 0
@@ -109,7 +109,7 @@ def _readable(old: sqlite3.Connection, select: str, number: str | None, at: int)
             else:
                 where = f"WHERE {number} > ? AND {number} <= ? ORDER BY {number} LIMIT ?"
                 rows = old.execute(f"{select} {where}", (low, high, PIECE)).fetchall()
-        except sqlite3.DatabaseError:
+        except DAMAGE:
             failures += 1
             # Where thousands do not read, a whole branch is gone: no need to knock at each row of it.
             if high - low > 8 ** (failures // COARSER_AFTER):
@@ -124,7 +124,7 @@ def _readable(old: sqlite3.Connection, select: str, number: str | None, at: int)
 def _last(old: sqlite3.Connection, select: str, number: str) -> int:
     """The highest number, or a bound that is surely above it."""
     source = select.partition(" FROM ")[2]
-    with suppress(sqlite3.DatabaseError, TypeError):
+    with suppress(*DAMAGE, TypeError):
         return int(old.execute(f"SELECT max({number}) FROM {source}").fetchone()[0])  # noqa: S608 - our own names
     return 2**32
 
@@ -173,6 +173,8 @@ def _results(new: sqlite3.Connection) -> None:
     new.execute("DELETE FROM result WHERE message NOT IN (SELECT message FROM message WHERE kind = 'result')")
     new.execute(f"DELETE FROM result WHERE message IN ({CONTRADICTED})")  # noqa: S608 - our own words
     _results_from_bodies(new)
+    first = "SELECT id FROM result r WHERE r.landing = landing.landing AND page = 0 AND judgement = 0"
+    new.execute(f"UPDATE landing SET id = ({first}) WHERE how = 'judged' AND id IS NOT ({first}) AND EXISTS ({first})")  # noqa: S608 - our own words
 
 
 CONTRADICTED: Final = (
@@ -264,11 +266,11 @@ def _told(old: sqlite3.Connection | None, reached: Reached | None) -> tuple[str,
     """The epoch that ends now, its last numbers as far as anybody knows them, and whether rows were pruned without an account."""
     epoch, lasts, pruned = "", dict[str, int](), True
     if old is not None:
-        with suppress(sqlite3.DatabaseError, TypeError):
+        with suppress(*DAMAGE, TypeError):
             epoch = str(old.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*DAMAGE):
             lasts = {kind: int(last) for kind, last in old.execute("SELECT kind, last FROM sequence").fetchall() if kind in KINDS}
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*DAMAGE):
             pruned = old.execute("SELECT 1 FROM meta WHERE key = 'pruned'").fetchone() is not None
     if reached is not None and epoch in ("", reached.epoch):
         epoch = reached.epoch

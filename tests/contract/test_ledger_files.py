@@ -196,6 +196,7 @@ recipe = "maps"
 """
 
 
+@pytest.mark.timeout(240)  # a dozen starts of Python
 def test_the_commands_beside_a_running_daemon(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     (tmp_path / "drop").mkdir()
     daemon = start_daemon(CONFIG.format(triton=free_port(), mqtt=free_port(), folder=tmp_path / "drop"), run=False)

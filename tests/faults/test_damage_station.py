@@ -192,7 +192,7 @@ def test_an_older_ledgers_outbox_is_delivered_and_a_newer_ledger_is_refused_for_
     mes = broker.listen("acme/fab2/litho/INSP07/edged/v1/result/#")
     began = time.monotonic()
     daemon.start(ready=False)
-    wait_until(lambda: len(mes.messages) >= count, 120, "the old rows are delivered")
+    wait_until(lambda: len(mes.messages) >= count, 60 + count / 20, "the old rows are delivered")
     took_s = time.monotonic() - began
     heard = {int(said["sequence"]): (said["id"], message.payload) for message in mes.messages if (said := json.loads(message.payload))}
     wait_until(lambda: daemon.get("/api/v1/status")["outbox"]["undelivered"] == 0, 20, "nothing is owed")
