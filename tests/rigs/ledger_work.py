@@ -32,7 +32,7 @@ class Work:
     errors: str
 
 
-def work(folder: Path, first: int, *, points: str = "", prefix: Sequence[str] = (), deliver: bool = True, timeout_s: float = 30) -> Work:
+def work(folder: Path, first: int, *, points: str = "", prefix: Sequence[str] = (), deliver: bool = True, timeout_s: float = 120) -> Work:
     """Runs it until it dies of `points` or `prefix`; after `timeout_s` it is killed, with status 0."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", failpoints.VARIABLE: points}
     command = [*prefix, sys.executable, "-m", "rigs.ledger_work", str(folder), str(first), "yes" if deliver else "no"]
