@@ -177,6 +177,8 @@ def test_no_late_answer_becomes_another_images_verdict_and_blocked_slots_are_tol
         assert blocked > 0
         assert f'edged_triton_blocked_slots{{endpoint="local"}} {blocked:.1f}' in station.daemon.text("/metrics")
         wait_until(lambda: station.daemon.get("/api/v1/status")["queues"]["under_way"] == 0, 10, "no image hangs in the pipeline")
+        taken = station.daemon.get("/api/v1/status")["queues"]["slots_taken"]
+        assert taken == station.health()["triton"]["facts"]["blocked_slots"] > 0, "nobody else may have a slot that Triton may still read"
         for camera in cameras:
             prints.drop(camera, 20)
         time.sleep(3)
