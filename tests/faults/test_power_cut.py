@@ -23,7 +23,7 @@ AFRESH = 5
 
 
 CONTROL = 40
-SPEED = "a thousand verdicts a second"
+SPEED = "8 streams of verdicts"
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Found:
     doubled: int = 0
     slowest_s: float = 0.0
     losing: int = 0
+    pruned: int = 0
 
 
 def words(said: Sequence[str], word: str) -> set[str]:
@@ -62,7 +63,7 @@ async def look(state: Path, said: Sequence[str], found: Found, *, pruned: bool =
     missing = recorded - there.keys() - (words(said, "offered") if pruned else set())
     undelivered = {id_ for id_ in delivered & there.keys() if there[id_] != 4}
     if pruned:
-        assert len(rows) < last, "nothing was pruned"
+        found.pruned += last - len(rows)
     else:
         assert [sequence for *_, sequence in rows] == list(range(1, last + 1))
     found.images += len(recorded)
@@ -85,7 +86,8 @@ def cycles(home: Path, kind: str, count: int, *, prune: bool = False, **options:
             writer = made.start("record", state, first=cycle * 1_000_000, prune=prune, **options)
             said = cut_under(writer, [its], rng.uniform(0.15, 0.5))
             asyncio.run(look(state, said, found, pruned=prune))
-    assert found.images > 20 * count
+    assert found.images > 5 * count
+    assert bool(found.pruned) is prune, "nothing was pruned"
     return found
 
 
