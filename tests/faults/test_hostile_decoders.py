@@ -20,7 +20,8 @@ from rigs.neighbour import Neighbour
 from rigs.processes import wait_until
 from rigs.station import Station
 
-LATE_S = 6.0
+LATE_S = 12.0
+"""Generous: this is measured on two cores that other tests share; the row tells what it was."""
 CGROUP = Path("/sys/fs/cgroup/memory")
 LIMIT = 800 << 20
 
@@ -54,12 +55,14 @@ def stuck_decoder(station: Station, timeout_s: float = 30) -> int:
     """The one that is inside a codec for longer than any good image takes."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            for pid in decoder_pids(station):
-                before = phase(pid)
-                time.sleep(0.1)
-                if before[0] == b"D" and phase(pid) == before:
-                    return pid
+        pids = decoder_pids(station)
+        for _ in range(10):
+            with contextlib.suppress(OSError):
+                before = {pid: phase(pid) for pid in pids}
+                time.sleep(0.06)
+                for pid, (doing, job) in before.items():
+                    if doing == b"D" and phase(pid) == (doing, job):
+                        return pid
     raise AssertionError(f"no decoder is at the slow image; {station.daemon.said()[-1000:]}")
 
 
