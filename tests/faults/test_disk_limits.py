@@ -83,6 +83,7 @@ def test_a_process_that_reaches_its_limits_says_so_once_and_loses_nothing(
     fault.row(how=limit, tally=station.tally(), recovered_s=recovered_s)
 
 
+@pytest.mark.long
 @pytest.mark.fault("no more threads to connect with", matrix=(16,))
 def test_a_broker_that_restarts_while_no_thread_may_be_started_is_connected_to_later(
     start_station: Callable[..., Station], fault: Fault

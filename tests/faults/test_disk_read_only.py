@@ -42,7 +42,7 @@ def test_a_disk_that_turns_read_only_is_told_and_got_over_once_it_is_mounted_ane
     fault.row(how="ext4 error: read-only at once, then mounted anew", tally=station.tally(), recovered_s=recovered_s)
 
 
-@pytest.mark.parametrize("how", ["full to the last byte", "read-only"])
+@pytest.mark.parametrize("how", [pytest.param("full to the last byte", marks=pytest.mark.long), "read-only"])
 @pytest.mark.fault("start on a disk that cannot be written", matrix=(13,))
 def test_a_start_on_a_disk_that_cannot_be_written_waits_for_it_and_makes_no_circles(
     how: str, make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault

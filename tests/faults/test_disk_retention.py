@@ -70,6 +70,7 @@ def test_a_disk_full_of_delivered_rows_recovers_alone(
     )
 
 
+@pytest.mark.long
 @pytest.mark.fault("disk full, nothing may be forgotten", matrix=(11,))
 def test_with_block_the_tools_folder_waits_and_no_delivered_result_is_forgotten(
     make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault

@@ -21,7 +21,7 @@ import pytest
 from rigs.processes import wait_until
 from rigs.station import Station
 
-BLOCK = 64 * 1024
+BLOCK = 4096
 LEDGER = """
 [ledger]
 min_free_bytes = 4000000
@@ -63,16 +63,19 @@ class Disk:
         return seen.f_bavail * seen.f_frsize
 
     def fill(self, leave_bytes: int = 0) -> None:
-        """Another program takes what there is, but for `leave_bytes`, and goes on as long as it finds some."""
-        with (self.others / "large").open("ab", buffering=0) as file:
-            block = BLOCK
-            while (room := self.free_bytes() - leave_bytes) > 0 and block >= 512:
+        """Another program takes what there is, but for `leave_bytes`: at once, before anybody can give something up to it."""
+        with (self.others / "large").open("ab") as file:
+            size = file.seek(0, os.SEEK_END)
+            piece = room = self.free_bytes() - leave_bytes
+            while min(piece, room) >= BLOCK:
                 try:
-                    file.write(bytes(min(block, room)))
+                    os.posix_fallocate(file.fileno(), size, min(piece, room))
+                    size += min(piece, room)
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
-                    block //= 2
+                    piece //= 2
+                room = self.free_bytes() - leave_bytes
 
     def fill_inodes(self) -> None:
         """Makes empty files until there can be no more."""
