@@ -527,7 +527,7 @@ def test_the_list_is_whole() -> None:
     assert sorted({file.number for file in FILES} | CASES.keys()) == list(range(1, 59))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300), st.sampled_from(sorted(outside_weights(*WAYS, location="../x").values())), st.integers(0, 60))
 def test_no_bytes_make_the_reader_of_onnx_files_fail_in_another_way(noise: bytes, model: bytes, at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -104,14 +104,14 @@ def test_an_image_cut_at_any_of_many_bytes_is_not_complete(name: str) -> None:
     assert wrong == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(NAMES), fraction=st.floats(0, 1, exclude_max=True))
 def test_a_cut_image_is_never_complete(name: str, fraction: float) -> None:
     data = images()[name]
     assert grade(data[: int(len(data) * fraction)]) is Grade.INCOMPLETE
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(name=st.sampled_from(NAMES), fraction=st.floats(0, 1, exclude_max=True))
 def test_a_preallocated_image_with_a_tail_of_zeros_is_never_complete(name: str, fraction: float) -> None:
     data = images()[name]
@@ -124,7 +124,7 @@ def test_a_preallocated_compressed_image_lacking_its_last_byte_is_not_complete(n
     assert grade(images()[name][:-1] + b"\0") is Grade.INCOMPLETE
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=st.sampled_from([name for name in NAMES if "tiff" not in name]), trailer=st.binary(min_size=1, max_size=300))
 def test_metadata_after_the_image_does_no_harm(name: str, trailer: bytes) -> None:
     assert grade(images()[name] + trailer) is Grade.COMPLETE
@@ -231,7 +231,7 @@ def test_a_small_hostile_file_costs_no_minutes() -> None:
     assert time.monotonic() - began < 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(NAMES),
     spots=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.config import IdentityKind, IdentitySource
@@ -172,7 +172,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.tex
 json_values = st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.text(max_size=5), scalars, max_size=3))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(sorted(("lot_id", "slot", "acquired", "die_x", "recipe"))), json_values, max_size=5))
 def test_whatever_a_json_sidecar_holds_only_clean_values_come_out(document: dict[str, object]) -> None:
     found = identify([sidecar()], b"a.png", {JSON: json.dumps(document).encode()})

@@ -15,7 +15,7 @@ verbs = st.sampled_from(["put", "drop", "merge", "begin", "list", "end"])
 actions = st.lists(st.tuples(verbs, names, st.integers(-(2**62), 2**62)), max_size=60)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(actions)
 def test_it_answers_as_a_dictionary_does_whatever_happens_while_a_listing_is_under_way(steps: list[tuple[str, str, int]]) -> None:
     table, model = KnownNames(), dict[str, int]()

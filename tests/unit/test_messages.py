@@ -237,7 +237,7 @@ def test_one_page_makes_one_body() -> None:
     assert composer.result(page(), NUMBERING) == composer.result(page(), NUMBERING)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.characters(), max_size=400), name=st.binary(min_size=1, max_size=80))
 def test_no_text_of_the_outside_can_break_a_message(text: str, name: bytes) -> None:
     identity = {"material": Material(text, text, carrier_id=text), "recipe": text, "operator": text, "chamber": text}

@@ -124,7 +124,7 @@ def test_every_truncation_of_every_format_is_rejected_before_or_by_the_codec() -
 CHANGES = st.lists(st.tuples(st.integers(0, 1500), st.binary(min_size=1, max_size=4)), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([".jpg", ".png", ".bmp", ".tiff"]), CHANGES)
 def test_no_mutation_makes_the_header_check_fail_in_another_way(suffix: str, changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(encoded(suffix, wafer(16, 24)))
@@ -139,7 +139,7 @@ def test_no_mutation_makes_the_header_check_fail_in_another_way(suffix: str, cha
     assert reason in {"fine", "format", "corrupt", "too-large", "too-many-pages"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_make_the_header_check_fail_in_another_way(tail: bytes) -> None:
     for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM" + bytes(12) + b"\x28\0\0\0", b"II*\0", b"MM\0*", b"II+\0"):

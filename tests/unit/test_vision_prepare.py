@@ -33,7 +33,7 @@ def mark(page: np.ndarray, x: int, y: int, size: int) -> None:
 FITS = st.sampled_from(["stretch", "letterbox", "tile"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(64, 300), st.integers(64, 300), FITS, st.booleans(), st.integers(0, 40), st.integers(0, 40))
 def test_a_mark_on_the_page_is_found_again_where_the_geometry_says(width: int, height: int, fit: str, roi: bool, x: int, y: int) -> None:
     page = np.zeros((height, width), np.uint8)
@@ -55,7 +55,7 @@ def test_a_mark_on_the_page_is_found_again_where_the_geometry_says(width: int, h
     assert seen >= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 63))
 def test_tiles_cover_every_pixel_and_lie_within_the_page(width: int, height: int, overlap: int) -> None:
     page = np.zeros((height, width), np.uint8)

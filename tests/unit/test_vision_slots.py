@@ -165,7 +165,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(PAGE)), JSON, st.integers(0, 10), st.sampled_from(["page", "rejected"]))
 def test_whatever_passes_has_the_types_that_the_daemon_works_with(key: str, value: Any, index: int, outcome: str) -> None:
     answer = copy.deepcopy(PAGE if outcome == "page" else REJECTED)

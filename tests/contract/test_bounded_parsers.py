@@ -151,7 +151,7 @@ def test_no_name_makes_a_path_template_try_for_long(name: bytes, pattern: str) -
     assert took(lambda: explain([source], name + b".png")) < 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.binary(max_size=80), st.sampled_from([IdentityKind.SIDECAR_JSON, IdentityKind.SIDECAR_XML]))
 def test_no_bytes_of_a_sidecar_and_no_name_make_identity_fail(body: bytes, name: bytes, kind: IdentityKind) -> None:
     sources = [IdentitySource(kind=kind), IdentitySource(kind=IdentityKind.PATH_TEMPLATE, pattern="{lot_id}_{slot}_{*}")]
