@@ -84,12 +84,10 @@ class Rings:
 
     def exhausted(self, names: Collection[str]) -> bool:
         """Every slot of one of these rings is blocked."""
+        if not self._owed:  # asked for each image
+            return False
         blocked = self._blocked()
         return any(blocked[name] >= self._slots[name] for name in names if name in self._slots)
-
-    @property
-    def blocked_rings(self) -> Collection[str]:
-        return self._blocked().keys()
 
     def owed(self, entries: Sequence[Entry]) -> None:
         """Triton owes an answer for these: nobody waits for it any more but their slots."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from edged.vision.members import Request
-from edged.vision.ring import Granted
+from edged.vision.slots import Granted
 
 BATCH, BATCH_BYTES = 8, 1 << 20
 MOST_UNSENT = 3

@@ -24,7 +24,8 @@ from edged.vision.members import Request
 from edged.vision.outcomes import Rejected, raise_for
 from edged.vision.pool import Pool
 from edged.vision.quality import Measured, judge
-from edged.vision.ring import Granted, Ring, RingFacts, Slots, Want, remove_stale
+from edged.vision.ring import Ring, RingFacts, remove_stale
+from edged.vision.slots import Granted, Slots, Want
 from edged.vision.steps import check, to_wire
 from edged.vision.wire import Job, geometry_from_wire, image_from_wire
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edged.vision.process import DecoderProcess
-from edged.vision.ring import Granted, Ring
+from edged.vision.ring import Ring
+from edged.vision.slots import Granted
 from edged.vision.wire import AT_THE_FOLDER, AT_WORK, PLANS, REFERENCE, RING, Job
 
 

@@ -22,7 +22,7 @@ from edged.vision.backlog import Backlog
 from edged.vision.condition import Condition
 from edged.vision.members import Member, Request
 from edged.vision.process import DecoderProcess
-from edged.vision.ring import Granted
+from edged.vision.slots import Granted
 from edged.vision.wire import FORGET
 
 TICK_S = 0.2

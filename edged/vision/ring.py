@@ -1,17 +1,14 @@
-"""Rings of tensor slots in shared memory: written by decoder processes, read by Triton, handed out here.
+"""Rings of tensor slots in shared memory: written by decoder processes, read by Triton. `slots.py` hands the slots out.
 
 Invariants
-- One file below /dev/shm for each (model, dims, dtype): slot stride == tensor bytes, so neighbouring slots form a batch in place.
-- A slot is free, or it belongs to exactly one job, child or tensor. Nobody holds slots while waiting for others, so no two jobs can block
-  each other.
+- Slot stride == tensor bytes, so neighbouring slots form a batch in place.
+- A slot is free, or it belongs to exactly one job, child or tensor.
 - Slots are handed out in increasing order, around and around, so that images prepared together lie together.
-- No free slot: the job waits (first come, first served for each ring). That is the backpressure; memory is bounded by construction.
 - The owner of a ring holds a lock on its file for life. A ring whose lock is free belongs to a dead daemon and is removed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -19,8 +16,6 @@ import mmap
 import os
 import re
 import time
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,115 +146,3 @@ def remove_stale() -> list[str]:
         finally:
             os.close(fd)
     return removed
-
-
-Want = tuple[int, Ring, int]
-"""(index of the plan, its ring, the most slots of use)."""
-Granted = list[tuple[int, Ring, int]]
-"""(index of the plan, its ring, one slot)."""
-
-
-class Slots:
-    """All rings of a daemon, and who waits for their slots."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._rings: dict[tuple[str, tuple[int, int, int], str], Ring] = {}
-        self._by_name: dict[str, Ring] = {}
-        self._waiting: deque[tuple[list[Want], asyncio.Future[Granted]]] = deque()
-        self._asking: dict[asyncio.Future[Granted], str] = {}
-        self._vain: set[str] = set()
-
-    def ring(self, plan: InputPlan) -> tuple[Ring, bool]:
-        """The plan's ring and whether it was made just now. Raises Unavailable when /dev/shm is full."""
-        key = (plan.model, plan.dims, plan.dtype)
-        if (known := self._rings.get(key)) is not None:
-            return known, False
-        ring = self._rings[key] = Ring(plan, self._slots, len(self._rings))
-        self._by_name[ring.facts.name] = ring
-        return ring, True
-
-    def all(self) -> tuple[Ring, ...]:
-        return tuple(self._rings.values())
-
-    def in_vain(self, recipe: str, vain: bool) -> None:
-        """While nobody can use this recipe's tensors its images do not wait for slots, which may come back in days: Unavailable instead."""
-        if not vain:
-            self._vain.discard(recipe)
-            return
-        self._vain.add(recipe)
-        for future in [future for future, whose in self._asking.items() if whose == recipe and not future.done()]:
-            future.set_exception(_nobody_asks(recipe))
-        self._waiting = deque(waiter for waiter in self._waiting if not waiter[1].done())
-
-    async def acquire(self, wants: list[Want], recipe: str = "") -> Granted:
-        """At least one slot and at most as many as wanted, for each want; waits until all are to be had at once.
-
-        Unavailable while that would be in vain.
-        """
-        asked = {id(ring) for _, ring, _ in wants}
-        if not any(id(ring) in asked for others, _ in self._waiting for _, ring, _ in others) and _possible(wants):
-            return _granted(wants)
-        if recipe in self._vain:
-            raise _nobody_asks(recipe)
-        future: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
-        self._waiting.append((wants, future))
-        self._asking[future] = recipe
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and not future.exception():
-                for _, ring, slot in future.result():
-                    self.give_back(ring, slot)
-            else:
-                self._waiting = deque(waiter for waiter in self._waiting if waiter[1] is not future)
-            raise
-        finally:
-            del self._asking[future]
-
-    def give_back(self, ring: Ring, slot: int) -> None:
-        """Frees one slot and lets the first waiters go on that now can."""
-        ring.give_back(slot)
-        if not self._waiting:
-            return
-        passed: list[tuple[list[Want], asyncio.Future[Granted]]] = []
-        while self._waiting and ring.free:
-            wants, future = self._waiting.popleft()
-            if future.done():
-                continue
-            if _possible(wants):
-                future.set_result(_granted(wants))
-            else:
-                passed.append((wants, future))
-        self._waiting.extendleft(reversed(passed))
-
-    def release(self, name: str, slot: int) -> None:
-        self.give_back(self._by_name[name], slot)
-
-    def remove(self) -> None:
-        for ring in self._rings.values():
-            ring.remove()
-        self._rings.clear()
-
-
-def _nobody_asks(recipe: str) -> Unavailable:
-    return Unavailable("triton", f"the models of {recipe} cannot be asked, and no slot is free", "See the recipe's own health item.")
-
-
-def _possible(wants: Sequence[Want]) -> bool:
-    # Two models of one recipe may share a ring: then it must hold a slot for each.
-    if len(wants) == 1:
-        return bool(wants[0][1].free)
-    needed: dict[int, int] = {}
-    for _, ring, _ in wants:
-        needed[id(ring)] = needed.get(id(ring), 0) + 1
-    return all(ring.free >= needed[id(ring)] for _, ring, _ in wants)
-
-
-def _granted(wants: Sequence[Want]) -> Granted:
-    first = [(plan, ring, slot) for plan, ring, _ in wants for slot in ring.take(1)]
-    # Never more than half a ring for one page: its tiles must not hold up every other image.
-    more = [
-        (plan, ring, slot) for plan, ring, most in wants if most > 1 for slot in ring.take(min(most, max(1, ring.facts.slots // 2)) - 1)
-    ]
-    return sorted(first + more, key=lambda grant: grant[0]) if more else first

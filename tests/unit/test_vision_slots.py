@@ -16,7 +16,8 @@ from contract.decoder_images import plan
 from edged.errors import Unavailable
 from edged.nouns import Geometry, ImageFacts
 from edged.vision.answers import sound
-from edged.vision.ring import Ring, Slots
+from edged.vision.ring import Ring
+from edged.vision.slots import Slots
 from edged.vision.wire import Job, geometry_to_wire, image_from_wire, image_to_wire
 
 
