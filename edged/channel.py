@@ -22,13 +22,14 @@ class ChannelClosed(Exception):  # noqa: N818 - it names a state
 
 
 class Channel(Generic[T]):
-    """FIFO of at most `capacity` items, many senders, many receivers."""
+    """FIFO of at most `capacity` items, many senders, many receivers. What happens wakes one of those who wait for it, not all."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._items: deque[T] = deque()
         self._closed = False
-        self._changed = asyncio.Condition()
+        self._senders: deque[asyncio.Future[None]] = deque()
+        self._receivers: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -38,26 +39,27 @@ class Channel(Generic[T]):
         return self._closed
 
     async def send(self, item: T) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or len(self._items) < self.capacity)
-            if self._closed:
-                raise ChannelClosed
-            self._items.append(item)
-            self._changed.notify_all()
+        while not self._closed and len(self._items) >= self.capacity:
+            await _woken(self._senders)
+        if self._closed:
+            raise ChannelClosed
+        self._items.append(item)
+        _wake_one(self._receivers)
 
     async def receive(self) -> T:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._items or self._closed)
-            if not self._items:
+        while not self._items:
+            if self._closed:
                 raise ChannelClosed
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+            await _woken(self._receivers)
+        item = self._items.popleft()
+        _wake_one(self._senders)
+        return item
 
     async def close(self) -> None:
-        async with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        for waiting in (self._senders, self._receivers):
+            while waiting:
+                _wake_one(waiting)
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while True:
@@ -83,3 +85,24 @@ class Lanes(Generic[T]):
     async def close(self) -> None:
         for lane in self.lanes.values():
             await lane.close()
+
+
+async def _woken(waiting: deque[asyncio.Future[None]]) -> None:
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting.append(woken)
+    try:
+        await woken
+    except asyncio.CancelledError:
+        if not woken.cancelled():
+            _wake_one(waiting)  # what it was woken for is another's now
+        elif woken in waiting:
+            waiting.remove(woken)
+        raise
+
+
+def _wake_one(waiting: deque[asyncio.Future[None]]) -> None:
+    while waiting:
+        woken = waiting.popleft()
+        if not woken.done():
+            woken.set_result(None)
+            return
