@@ -14,5 +14,6 @@ pytest_plugins = [
     "rigs.disk",
     "rigs.fuse",
     "rigs.systemd",
+    "rigs.guest",
     "rigs.faults",
 ]
