@@ -60,6 +60,7 @@ def check(path: Path, reached: Reached | None = None) -> None:
             raise LedgerCorrupt(str(path), "it is empty" if path.exists() else "it is gone")
         return
     try:
+        _roll_back(path)
         connection = open_reader(path)
         try:
             refuse_newer(connection, str(path))
@@ -75,6 +76,19 @@ def check(path: Path, reached: Reached | None = None) -> None:
             connection.close()
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise translated(error, path) or error from None
+
+
+def _roll_back(path: Path) -> None:
+    """A file outside the log's mode (new from a rebuild, or a backup put back) whose very first change was cut: SQLite undoes it, but not
+    for a reader."""
+    journal = path.with_name(path.name + "-journal")
+    if not journal.exists() or journal.stat().st_size == 0:
+        return
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        connection.close()
 
 
 def open_writer(path: Path) -> sqlite3.Connection:

@@ -29,6 +29,9 @@ def aged(file: Path) -> None:
             for _, name, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
                 if name not in columns:
                     connection.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        for name, sql in first.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"):
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
+                connection.execute(sql)  # a later migration took it away
         connection.execute("DELETE FROM _sqlite_migrations WHERE name <> 'first_tables'")
     first.close()
     connection.close()
