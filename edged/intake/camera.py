@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from edged.channel import Channel
-from edged.config import Camera, Existing, Recipe
+from edged.config import Camera, Recipe
 from edged.errors import Unavailable
 from edged.intake.aftermath import Aftermath
 from edged.intake.disposal import Disposal
@@ -67,7 +67,7 @@ class CameraIntake:
         utcnow: Callable[[], datetime],
         stall_s: float,
     ) -> None:
-        self.camera, self._recall, self._board, self.utcnow = camera, recall, board, utcnow
+        self.camera, self._board, self.utcnow = camera, board, utcnow
         self._asked, self.gate = held, gate
         self.events = Events(announce)
         self.folder = Folder(camera, selection, FolderThread(camera.name, self._on_stall, stall_s))
@@ -151,8 +151,7 @@ class CameraIntake:
         await self.folder.check()
         await self.gate.enter(self.folder.mount.point if self.folder.mount else "")
         self.tree.list_all()
-        first = await self._recall.first_start(self.camera.name, str(self.camera.folder))
-        self.examiner.baselining |= first and self.camera.existing is Existing.BASELINE
+        await self.examiner.baseline.begin()
         await self.aftermath.resume()
 
     async def _between(self) -> None:
@@ -182,9 +181,8 @@ class CameraIntake:
             examiner.company_came()
         more = await examiner.turn()
         await self.latecomers.turn()
-        if examiner.baselining and not examiner.first_pass and not examiner.backlog:
-            examiner.baselining = False
-            log.info("intake.baselined", camera=self.camera.name, folder=str(self.camera.folder), files=examiner.baselined)
+        if examiner.baseline.under_way and not examiner.first_pass and not examiner.baseline.names:
+            await examiner.baseline.end()
         return more
 
     async def _is_away(self, error: Unavailable) -> None:

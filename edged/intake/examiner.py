@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from edged.config import Recipe, WatchMode
+from edged.intake.baseline import Baseline
 from edged.intake.candidates import Candidate, patience
 from edged.intake.company import Company
 from edged.intake.folder import Folder
@@ -24,7 +25,7 @@ from edged.intake.known import LISTED, KnownNames, stamp
 from edged.intake.looking import Sight, Wanted
 from edged.intake.misfits import Misfits
 from edged.intake.outgoing import Outgoing
-from edged.intake.recall import Recall, Seen
+from edged.intake.recall import Recall
 from edged.intake.settle import Look, Patience, Phase, next_look, step, worth_examining
 from edged.intake.watches import Hint
 
@@ -58,8 +59,7 @@ class Examiner:
         self.candidates: dict[bytes, Candidate] = {}
         self.backlog: deque[bytes] = deque()
         self.fresh: dict[bytes, Hint] = {}
-        self.baselining = False
-        self.baselined = 0
+        self.baseline = Baseline(folder, recall)
         self.first_pass = True
         self.misfits = Misfits(folder.camera.name, tell)
         self.first_seen: dict[bytes, datetime] = {}
@@ -76,12 +76,16 @@ class Examiner:
         for path in paths:
             known, name = self._known(path)
             known.put(name, LISTED)
-        self.backlog.extend(paths)
+        (self.baseline.names if self.first_pass and self.baseline.under_way else self.backlog).extend(paths)
 
     async def revisit(self, paths: Sequence[bytes]) -> None:
         """Known names that are missing or changed."""
         for start in range(0, len(paths), BATCH):
             await self.look(dict.fromkeys(paths[start : start + BATCH], Hint.SEEN))
+
+    @property
+    def waiting(self) -> int:
+        return len(self.candidates) + len(self.fresh) + len(self.backlog) + len(self.baseline.names)
 
     def room(self) -> int:
         return MAX_CANDIDATES - len(self.candidates) - self._outgoing.ready
@@ -99,12 +103,12 @@ class Examiner:
             except BaseException:
                 self.fresh.update((path, max(hint, self.fresh.get(path, hint))) for path, hint in batch.items())
                 raise
-        elif self.backlog and (count := min(BACKLOG_BATCH, self.room())) > 0:
-            batch_old = [self.backlog.popleft() for _ in range(min(count, len(self.backlog)))]
+        elif (waiting := self.baseline.names or self.backlog) and (count := min(BACKLOG_BATCH, self.room())) > 0:
+            batch_old = [waiting.popleft() for _ in range(min(count, len(waiting)))]
             try:
-                await self.look(dict.fromkeys(batch_old, Hint.SEEN), from_backlog=True)
+                await self.look(dict.fromkeys(batch_old, Hint.SEEN), waiting)
             except BaseException:
-                self.backlog.extendleft(reversed(batch_old))
+                waiting.extendleft(reversed(batch_old))
                 raise
         else:
             return len(due) == BATCH
@@ -113,8 +117,8 @@ class Examiner:
     def next_due(self) -> float:
         return min((candidate.due for candidate in self.candidates.values()), default=float("inf"))
 
-    async def look(self, hints: Mapping[bytes, Hint], *, from_backlog: bool = False) -> None:
-        """Raises Unavailable when the folder or the ledger is away; nothing is forgotten then."""
+    async def look(self, hints: Mapping[bytes, Hint], waiting: deque[bytes] | None = None) -> None:
+        """`waiting`: in which they waited their turn. Raises Unavailable: folder or ledger is away; nothing is forgotten then."""
         before = time.monotonic()
         wanted: list[Wanted] = []
         for path, hint in hints.items():
@@ -126,7 +130,7 @@ class Examiner:
             wanted.append((path, candidate.progress.stamp if due and candidate.progress else None))
         sights = await self._folder.look(wanted)
         after = time.monotonic()
-        recorded = await self._recorded(sights, from_backlog=from_backlog)
+        recorded = await self._recorded(sights, waiting)
         inodes = {sight.stamp[2] for sight in sights if not sight.error}
         for sight in sights:
             if sight.error in _GONE:
@@ -143,9 +147,9 @@ class Examiner:
             elif sight.path in self.candidates or sight.path not in recorded:
                 await self._observe(sight, hints[sight.path], before, after)
 
-    async def _recorded(self, sights: Iterable[Sight], *, from_backlog: bool) -> set[bytes]:
+    async def _recorded(self, sights: Iterable[Sight], waiting: deque[bytes] | None) -> set[bytes]:
         """Those that need no verdict: known to the ledger, or part of the baseline."""
-        asked: list[Seen] = []
+        asked: list[Sight] = []
         answered: set[bytes] = set()
         for sight in sights:
             if sight.error or not sight.regular or self.observed(sight.path):
@@ -154,22 +158,20 @@ class Examiner:
             if known.get(name) == stamp(sight.stamp[0], sight.stamp[1]):
                 answered.add(sight.path)
             else:
-                asked.append((sight.path, sight.stamp[0], sight.stamp[1]))
+                asked.append(sight)
         if not asked:
             return answered
-        if from_backlog and self.baselining:
-            await self._recall.baseline(self._camera.name, asked)
-            self.baselined += len(asked)
-            indexes: Iterable[int] = range(len(asked))
-        else:
-            indexes = await self._recall.known(self._camera.name, asked)
-        for index in indexes:
-            path, size, mtime_ns = asked[index]
-            known, name = self._known(path)
+        indexes = await self._recall.known(self._camera.name, [(sight.path, *sight.stamp[:2]) for sight in asked])
+        if waiting is self.baseline.names:
+            old = {index for index, sight in enumerate(asked) if index not in indexes and self.baseline.holds(sight)}
+            await self.baseline.record([asked[index] for index in old])
+            indexes |= old
+        for sight in (asked[index] for index in indexes):
+            known, name = self._known(sight.path)
             # A recorded image dropped once more is sent again: the ledger knows it, and `after` is applied again.
-            if self._camera.after == "keep" or from_backlog or known.get(name) is not None:
-                known.put(name, stamp(size, mtime_ns))
-                answered.add(path)
+            if self._camera.after == "keep" or waiting is not None or known.get(name) is not None:
+                known.put(name, stamp(sight.stamp[0], sight.stamp[1]))
+                answered.add(sight.path)
         return answered
 
     def observed(self, path: bytes) -> bool:

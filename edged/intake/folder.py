@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -28,6 +29,9 @@ from edged.intake.thread import FolderThread
 from edged.mounts import Mount, absent_mount, mode_for, mount_of
 
 T = TypeVar("T")
+_STAMPS = 5  # CLOCK_REALTIME_COARSE: with it Linux stamps files
+
+
 _HINTS = {
     errno.ENOENT: "Create the folder, mount its share, or correct `folder` of this camera.",
     errno.EACCES: "Give the user that edged runs as read and search permission on the folder.",
@@ -99,6 +103,11 @@ class Folder:
 
     async def glances(self, directories: Sequence[bytes]) -> list[Glance]:
         return await self._call(lambda: looking.glances(self.root, self.place, directories))
+
+    async def moment(self) -> int:
+        """Now, by the clock that stamps the files; a share does not tell, so there it is the folder's own last change."""
+        network = self.mount is not None and self.mount.network
+        return await self._call(lambda: looking.changed(self.root, self.place) if network else time.clock_gettime_ns(_STAMPS))
 
     async def listing(self, directory: bytes, roll: Roll) -> Listing:
         """Raises Unavailable for the folder, OSError for a directory below it."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from edged.intake.completeness import check
@@ -24,7 +24,10 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look at one path. `error`: errno of the stat; `open_error`: errno when it could not be opened to be examined."""
+    """One look at one path. `error`: errno of the stat; `open_error`: errno when it could not be opened to be examined.
+
+    `changed_ns`: its ctime, which nobody can set.
+    """
 
     path: bytes
     stamp: Stamp = (0, 0, 0)
@@ -33,6 +36,7 @@ class Sight:
     structure: Structure | None = None
     error: int = 0
     open_error: int = 0
+    changed_ns: int = 0
 
     @property
     def regular(self) -> bool:
@@ -85,6 +89,13 @@ def glances(root: bytes, place: Place | None, directories: Sequence[bytes]) -> l
     return found
 
 
+def changed(root: bytes, place: Place | None) -> int:
+    """When the folder itself changed last."""
+    with folder(root, place) as fd:
+        facts = os.fstat(fd)
+    return max(facts.st_mtime_ns, facts.st_ctime_ns)
+
+
 def stats(root: bytes, place: Place | None, directory: bytes, names: Sequence[str]) -> list[tuple[int, int] | None]:
     """Size and mtime_ns of names in one directory; None where it is gone since, or unreadable: the next listing or look says which."""
     found: list[tuple[int, int] | None] = []
@@ -123,18 +134,19 @@ def _look(folder_fd: int, path: bytes, examine: Stamp | None, holes_tell: bool, 
     except OSError as error:
         return Sight(path, error=error.errno or -1)
     stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
-    if examine != stamp or not stat.S_ISREG(facts.st_mode):
-        return Sight(path, stamp, facts.st_mode, facts.st_nlink)
+    sight = Sight(path, stamp, facts.st_mode, facts.st_nlink, changed_ns=facts.st_ctime_ns)
+    if examine != stamp or not sight.regular:
+        return sight
     try:
         # Opened without blocking and without following: what was a file a moment ago may be a FIFO or a link by now.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
     except OSError as error:
-        return Sight(path, stamp, facts.st_mode, facts.st_nlink, open_error=error.errno or -1)
+        return replace(sight, open_error=error.errno or -1)
     try:
         structure = check(fd, facts.st_size, holes_tell=holes_tell, tick=tick)
         after = os.fstat(fd)
     except OSError as error:
-        return Sight(path, stamp, facts.st_mode, facts.st_nlink, open_error=error.errno or -1)
+        return replace(sight, open_error=error.errno or -1)
     finally:
         os.close(fd)
     return Sight(path, (after.st_size, after.st_mtime_ns, after.st_ino), after.st_mode, after.st_nlink, structure)

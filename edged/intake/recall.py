@@ -20,8 +20,14 @@ class Recall(Protocol):
     async def known(self, camera: str, seen: Sequence[Seen]) -> set[int]:
         """Indexes of those that are recorded already."""
 
-    async def first_start(self, camera: str, folder: str) -> bool:
-        """Whether this camera has never listed this folder before."""
+    async def first_start(self, camera: str, folder: str, baseline_ns: int | None = None, /) -> bool:
+        """Whether this camera has never listed this folder before. `baseline_ns`: then its baseline is under way, as of this moment."""
+
+    async def baseline_since(self, camera: str, /) -> int | None:
+        """The moment of a baseline that is under way."""
+
+    async def baseline_ended(self, camera: str, /) -> None:
+        """All of it is recorded."""
 
     async def baseline(self, camera: str, seen: Sequence[Seen]) -> None:
         """Record as known without a result."""

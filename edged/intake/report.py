@@ -56,7 +56,7 @@ def snapshot(camera: CameraIntake) -> CameraSnapshot:
         folder=str(camera.camera.folder),
         recipe=camera.camera.recipe,
         mode=camera.folder.mode.value,
-        waiting=len(examiner.candidates) + len(examiner.fresh) + len(examiner.backlog) + outgoing.ready + outgoing.parked,
+        waiting=examiner.waiting + outgoing.ready + outgoing.parked,
         in_flight=len(outgoing.flights) - outgoing.ready,
         writing=tuple(Writing(display_name(each.path), since(each.first_at), each.note) for each in writing),
         ignored=sum(directory.ignored for directory in camera.tree.directories.values()) + len(examiner.misfits.odd),

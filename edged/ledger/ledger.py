@@ -217,8 +217,14 @@ class Ledger:
         """(path, result id) of images that were judged without a sidecar of one of these stems, and for which one may still come."""
         return await self.late.awaiting(camera, stems)
 
-    async def first_start(self, camera: str, folder: str) -> bool:
-        return await self._writer.submit(lambda c: recall.first_start(c, camera, folder, self._wall()))
+    async def first_start(self, camera: str, folder: str, baseline_ns: int | None = None, /) -> bool:
+        return await self._writer.submit(lambda c: recall.first_start(c, camera, folder, baseline_ns, self._wall()))
+
+    async def baseline_since(self, camera: str) -> int | None:
+        return await self._readers.run(lambda c: recall.baseline_since(c, camera))
+
+    async def baseline_ended(self, camera: str) -> None:
+        await self._writer.submit(lambda c: c.execute("UPDATE camera SET baseline_ns = NULL WHERE name = ?", (camera,)).rowcount)
 
     async def baseline(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> None:
         for start in range(0, len(seen), 1000):

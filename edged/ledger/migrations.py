@@ -109,6 +109,11 @@ def known_keys(connection: sqlite3.Connection) -> None:
     connection.execute("DROP INDEX landing_key")
 
 
+def baseline_under_way(connection: sqlite3.Connection) -> None:
+    """What lies in a folder since before then (by its own clock) is being recorded as known; NULL: nothing is."""
+    connection.execute("ALTER TABLE camera ADD COLUMN baseline_ns INTEGER")
+
+
 ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "first_tables": first_tables,
     "audit": audit,
@@ -119,6 +124,7 @@ ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "events_about_files": events_about_files,
     "pruned_landings": pruned_landings,
     "known_keys": known_keys,
+    "baseline_under_way": baseline_under_way,
 }
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 

@@ -26,12 +26,19 @@ Disposable = tuple[bytes, int, int, str, str, str, str]
 """(path, size, mtime_ns, sha256, id, verdict, reason) of a judged file"""
 
 
-def first_start(connection: sqlite3.Connection, camera: str, folder: str, now: float) -> bool:
+def first_start(connection: sqlite3.Connection, camera: str, folder: str, baseline_ns: int | None, now: float) -> bool:
     """Said once: a second answer of yes would take what landed meanwhile for old."""
     if connection.execute("SELECT 1 FROM camera WHERE name = ?", (camera,)).fetchone():
         return False
-    connection.execute("INSERT INTO camera (name, folder, first_seen) VALUES (?, ?, ?)", (camera, folder, now))
-    return connection.execute("SELECT 1 FROM landing WHERE camera = ? LIMIT 1", (camera,)).fetchone() is None
+    first = connection.execute("SELECT 1 FROM landing WHERE camera = ? LIMIT 1", (camera,)).fetchone() is None
+    statement = "INSERT INTO camera (name, folder, first_seen, baseline_ns) VALUES (?, ?, ?, ?)"
+    connection.execute(statement, (camera, folder, now, baseline_ns if first else None))
+    return first
+
+
+def baseline_since(connection: sqlite3.Connection, camera: str) -> int | None:
+    row = connection.execute("SELECT baseline_ns FROM camera WHERE name = ?", (camera,)).fetchone()
+    return None if row is None else row[0]
 
 
 def baseline(connection: sqlite3.Connection, camera: str, seen: Sequence[tuple[bytes, int, int]], now: float, age: int) -> list[int]:

@@ -28,6 +28,7 @@ class Memory:
         self.recorded: dict[tuple[str, bytes], tuple[int, int]] = {}
         self.started: set[str] = set()
         self.baselined: list[bytes] = []
+        self.baselining: dict[str, int] = {}
         self.vanishings: list[bytes] = []
         self.pending: dict[str, list[tuple[bytes, int, int, str, str, str, str]]] = {}
         self.disposals: list[tuple[bytes, str, str | None]] = []
@@ -64,11 +65,21 @@ class Memory:
         self._here()
         self.pauses.pop(camera, None)
 
-    async def first_start(self, camera: str, folder: str) -> bool:
+    async def first_start(self, camera: str, folder: str, baseline_ns: int | None = None) -> bool:
         self._here()
         first = camera not in self.started
         self.started.add(camera)
+        if first and baseline_ns is not None:
+            self.baselining[camera] = baseline_ns
         return first
+
+    async def baseline_since(self, camera: str) -> int | None:
+        self._here()
+        return self.baselining.get(camera)
+
+    async def baseline_ended(self, camera: str) -> None:
+        self._here()
+        del self.baselining[camera]
 
     async def baseline(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> None:
         self._here()

@@ -303,6 +303,37 @@ async def test_a_baseline_camera_judges_only_what_comes_after_its_first_start(fo
     assert len(memory.baselined) == 30
 
 
+async def test_a_baseline_cut_off_goes_on_with_what_lay_there_before_it_and_judges_the_rest(folder: Path, tmp_path: Path) -> None:
+    old = [drop(folder, f"old{number}.png", picture(number)) for number in range(6)]
+    await asyncio.sleep(0.05)
+    memory = Memory()
+    memory.started.add("cam")
+    memory.baselining["cam"] = time.time_ns()
+    await memory.baseline("cam", [(b"old0.png", old[0].stat().st_size, old[0].stat().st_mtime_ns)])
+    await asyncio.sleep(0.05)
+    # While nobody looked: a new image that brings an old time, and a name that was re-used.
+    (folder / ".aside").write_bytes(picture(50))
+    os.utime(folder / ".aside", (1e9, 1e9))
+    (folder / ".aside").rename(folder / "new.png")
+    drop(folder, "old5.png", picture(51))
+    async with Station(tmp_path, [camera(folder, existing="baseline")], memory=memory).running() as station:
+        landings = [await station.landing(), await station.landing()]
+        assert {landing.path for landing in landings} == {b"new.png", b"old5.png"}
+        await station.until(lambda: not memory.baselining)
+        await station.nothing(0.3)
+    assert sorted(memory.baselined) == [b"old%d.png" % number for number in range(5)]
+
+
+async def test_a_baseline_cut_off_before_the_clock_was_set_back_judges_the_rest(folder: Path, tmp_path: Path) -> None:
+    drop(folder, "a.png", picture())
+    memory = Memory()
+    memory.started.add("cam")
+    memory.baselining["cam"] = time.time_ns() + 3600 * 10**9
+    async with Station(tmp_path, [camera(folder, existing="baseline")], memory=memory).running() as station:
+        assert (await station.landing()).path == b"a.png"
+    assert memory.baselined == []
+
+
 async def test_a_held_recipe_waits_in_the_folder_and_starves_no_other_camera(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

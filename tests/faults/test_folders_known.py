@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from rigs.daemon import Daemon
 from rigs.processes import wait_until
-from rigs.station import Station
+from rigs.station import Station, wafer_map
 
 TOKEN = "operator-token-0123456789"
 
@@ -103,3 +104,29 @@ def test_a_second_instance_on_the_folder_judges_nothing_until_the_first_is_kille
     station.drop(5)
     recovered_s = station.settle()
     fault.row(how="second daemon, other state_dir; first killed -9", tally=station.tally(), recovered_s=recovered_s)
+
+
+@pytest.mark.fault("killed in the first inventory of a folder", matrix=(1,))
+def test_a_first_inventory_that_is_killed_half_way_takes_no_old_file_for_new_and_no_new_one_for_old(
+    start_station: Callable[..., Station], fault: Any
+) -> None:
+    station = start_station(camera='existing = "baseline"', daemon=False)
+    folder, old = station.folders["cam1"], 2500
+    for number in range(old):
+        (folder / f"old{number}.png").write_bytes(wafer_map(600_000))
+    station.daemon.variables["EDGED_FAILPOINTS"] = "intake.baselined=kill"
+    station.daemon.start(wait=False)
+    assert station.daemon.wait(60) == -9, station.daemon.said()
+    station.daemon.variables.clear()
+    station.drop(10)
+    for path in folder.glob("*.png"):  # what is new brings the time of another day, as copies do
+        if not path.name.startswith("old"):
+            os.utime(path, (1e9, 1e9))
+    station.over()
+    station.daemon.start()
+    recovered_s = station.settle(60)
+    wait_until(lambda: "intake.baselined" in station.daemon.said(), 60, "the inventory is made")
+    assert len(station.rows()) == 10
+    trace = station.daemon.get(f"/api/v1/trace?name=old{old - 1}.png")["entries"]
+    assert "first start" in str(trace)
+    fault.row(how=f"kill -9 after 1,000 of {old:,} old files", tally=station.tally(), recovered_s=recovered_s)
