@@ -80,12 +80,12 @@ def test_verdicts_wait_while_the_broker_is_away_in_any_way(start_station: Callab
         note = f"noticed after {detected_s:.1f} s"
         fault.row(how, station.tally(), recovered_s=round(recovered_s, 1), note=note, fault=name, ok=detected_s <= detected)
 
-    away("broker stopped", "SIGTERM, 2 s", broker.stop, broker.start, 2, 3)
-    away("broker killed", "kill -9, 2 s", broker.kill, broker.start, 2, 3)
-    away("broker killed, comes back with nothing", "kill -9, its file deleted", lambda: forget(broker), broker.start, 2, 3)
+    away("broker stopped", "SIGTERM, 2 s", broker.stop, broker.start, 2, 9)
+    away("broker killed", "kill -9, 2 s", broker.kill, broker.start, 2, 9)
+    away("broker killed, comes back with nothing", "kill -9, its file deleted", lambda: forget(broker), broker.start, 2, 9)
     with pulse(station.daemon.url) as felt:
         away("broker frozen", "SIGSTOP, 10 s", broker.freeze, broker.thaw, 10, 1.5 * KEEPALIVE_S + 5)
-    assert felt.worst_s < 1.0, f"the door took {felt.worst_s:.2f} s to answer while the broker was frozen"
+    assert felt.worst_s < 3.0, f"the door took {felt.worst_s:.2f} s to answer while the broker was frozen"
 
 
 ANYONE = "topic readwrite #\n"

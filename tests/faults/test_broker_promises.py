@@ -92,7 +92,7 @@ async def test_an_mes_away_longer_than_the_brokers_queue_gets_every_verdict_in_t
     broker, answers = start_broker(extra="max_queued_messages 1000"), list[str]()
     async with opened(tmp_path) as ledger, mes_of(broker, acks=True) as mes:
         await asyncio.to_thread(mes.leave)
-        async with plant_runs(config(broker.port, confirm=confirm, ack_timeout_s=3), ledger.outbox, published=answers.append):
+        async with plant_runs(config(broker.port, confirm=confirm, ack_timeout_s=5), ledger.outbox, published=answers.append):
             await recorded(ledger, range(1500))
             await until(lambda: answers.count("0x00") >= 1500, 30)
             began = time.monotonic()
@@ -101,7 +101,7 @@ async def test_an_mes_away_longer_than_the_brokers_queue_gets_every_verdict_in_t
                 await until(lambda: len(mes.results()) >= 1000)
                 await asyncio.sleep(1)
             else:
-                await confirmed(ledger, 1500, 40)
+                await confirmed(ledger, 1500, 120)
             recovered_s = time.monotonic() - began
             sent = answers.count("0x00")
         found = told(tmp_path, mes)
@@ -109,7 +109,7 @@ async def test_an_mes_away_longer_than_the_brokers_queue_gets_every_verdict_in_t
     if confirm == "broker":
         fault.control(how, images=found.rows, lost=found.lost)
         return
-    note, well = f"{sent} sendings", found.open == 0 and sent <= 2 * 1500
+    note, well = f"{sent} sendings", found.open == 0 and sent <= 3 * 1500
     fault.row(how, images=1500, lost=found.lost, doubled=found.two_bodies, recovered_s=round(recovered_s, 1), ok=well, note=note)
 
 

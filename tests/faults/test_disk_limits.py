@@ -47,7 +47,7 @@ def no_more_tasks(pid: int, children: Sequence[str]) -> Iterator[None]:
         group.rmdir()
 
 
-@pytest.mark.parametrize("limit", ["no more open files", "no more tasks"])
+@pytest.mark.parametrize("limit", ["no more open files", pytest.param("no more tasks", marks=pytest.mark.long)])
 @pytest.mark.fault("limits of the process", matrix=(16,))
 def test_a_process_that_reaches_its_limits_says_so_once_and_loses_nothing(
     limit: str, start_station: Callable[..., Station], fault: Fault

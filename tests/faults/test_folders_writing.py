@@ -203,5 +203,5 @@ def test_no_half_image_gets_a_verdict_and_none_is_missed_however_a_tool_writes(s
     _whole(station, writers, 6.0, "", fault)
     assert len({row.id for row in station.rows() if row.image[1] == b"live.png"}) == 16
     how = "renamed over and written over every 3 s; keep, move, delete"
-    fault.row(fault="one name used again and again", how=how, tally=station.tally(), recovered_s=0.0)
+    fault.row(fault="one name used again and again", how=how, tally=station.tally())
     _changed_before_it_is_read(station, fault)

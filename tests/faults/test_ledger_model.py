@@ -26,6 +26,7 @@ PATHS = [b"%d.png" % number for number in range(5)]
 CONTENTS = [b"content %d" % number for number in range(4)]
 MTIMES = [1_000, 2_000, 3_000]
 THEN = ["", "record", "record, keep"]
+COMPARED = "ids, numbers and bodies compared with the model after each step"
 SHM = Path("/dev/shm")
 """Nothing here needs a disk: a process that dies leaves its files as they are."""
 
@@ -297,7 +298,7 @@ def run_machine(examples: int, steps: int, *, derandomize: bool) -> tuple[int, i
 @pytest.mark.fault("any order of landings, crashes, answers and pruning", matrix=(53,))
 def test_in_any_order_the_ledger_does_what_the_model_says(fault: Fault) -> None:
     steps, recorded = run_machine(20, 40, derandomize=True)
-    fault.row(how=f"{steps} steps of a state machine", images=recorded, lost=0, doubled=0)
+    fault.row(how=f"{steps} steps of a state machine", images=recorded, lost=0, doubled=0, note=COMPARED)
 
 
 @pytest.mark.long
@@ -305,4 +306,4 @@ def test_in_any_order_the_ledger_does_what_the_model_says(fault: Fault) -> None:
 def test_in_any_order_for_ten_thousand_steps(fault: Fault) -> None:
     steps, recorded = run_machine(100, 100, derandomize=False)
     assert steps >= 9_000
-    fault.row(how=f"{steps} steps of a state machine", images=recorded, lost=0, doubled=0)
+    fault.row(how=f"{steps} steps of a state machine", images=recorded, lost=0, doubled=0, note=COMPARED)

@@ -86,11 +86,11 @@ def test_a_triton_that_is_stopped_politely_takes_no_image_with_it(start_station:
 def test_a_frozen_triton_is_told_within_its_deadline_and_thawed_it_goes_on(start_station: Start, fault: Fault, tmp_path: Path) -> None:
     station, prints = a_station(start_station, tmp_path, "deadline_s = 2.0")
     try:
-        recovered_s = away(station, prints, 10, station.triton.freeze, station.triton.thaw)
+        recovered_s = away(station, prints, 6, station.triton.freeze, station.triton.thaw)
     finally:
         station.triton.thaw()
     assert recovered_s <= THAWED_S
-    fault.row(how="SIGSTOP for 12 s under load, SIGCONT", tally=station.tally(), recovered_s=recovered_s)
+    fault.row(how="SIGSTOP for 8 s or more under load, SIGCONT", tally=station.tally(), recovered_s=recovered_s)
     nothing_blamed(station, prints)
     assert station.daemon.get("/api/v1/models")
 
@@ -156,6 +156,7 @@ def never_thaws(station: Station, prints: Prints, fault: Fault) -> None:
     nothing_blamed(station, prints)
 
 
+@pytest.mark.long
 @pytest.mark.fault("late answers after a freeze", matrix=(29,))
 def test_no_late_answer_becomes_another_images_verdict_and_blocked_slots_are_told(
     start_station: Start, fault: Fault, tmp_path: Path

@@ -23,7 +23,8 @@ QUICK_KILLS = 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`recovered_s`: from the end of the fault to the first new verdict or delivery. `matrix`: which faults of our matrix it stands for."""
+    """`recovered_s`: from the end of the fault to the first new verdict or delivery. `matrix`: which faults of our matrix it stands for.
+    `control`: a rig that must lose; its losses are no losses of ours."""
 
     fault: str
     how: str
@@ -34,6 +35,7 @@ class Row:
     ok: bool
     matrix: Sequence[int] = ()
     note: str = ""
+    control: bool = False
 
 
 class Table:
@@ -49,14 +51,16 @@ class Table:
         return [*shown, *(f"NOT RUN: {name}: {reason}" for name, reason in self.not_run)]
 
     def json(self) -> str:
-        rows = [asdict(row) for row in self.rows]
-        return json.dumps({"rows": rows, "not_run": [{"fault": name, "reason": reason} for name, reason in self.not_run]}, indent=1)
+        rows = [asdict(row) for row in self.rows if not row.control]
+        controls = [asdict(row) for row in self.rows if row.control]
+        not_run = [{"fault": name, "reason": reason} for name, reason in self.not_run]
+        return json.dumps({"rows": rows, "controls": controls, "not_run": not_run}, indent=1)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     recovered = "-" if row.recovered_s is None else f"{row.recovered_s:.1f}"
     end = ("ok" if row.ok else "FAILED") + (f" ({row.note})" if row.note else "")
-    return row.fault, row.how, str(row.images), str(row.lost), str(row.doubled), recovered, end
+    return row.fault, row.how, str(row.images), str(row.lost), "-" if row.control else str(row.doubled), recovered, end
 
 
 class Fault:
@@ -91,7 +95,8 @@ class Fault:
 
     def control(self, how: str, *, images: int, lost: int, note: str = "") -> None:
         """What is known to lose must lose here too, else this rig proves nothing."""
-        self._table.rows.append(Row(f"{self.name} (control)", how, images, lost, 0, None, lost > 0, self.matrix, note or "must lose"))
+        row = Row(f"{self.name} (control)", how, images, lost, 0, None, lost > 0, self.matrix, note or "must lose", control=True)
+        self._table.rows.append(row)
         self.told = True
         assert lost > 0, f"{self.name}: the control lost nothing of {images}: this rig proves nothing"
 
