@@ -10,7 +10,12 @@ def warm_pool(threads: int, name: str) -> ThreadPoolExecutor:
     """Every thread is started before this returns. RuntimeError: not even these may be started."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
     together = threading.Barrier(threads + 1)
-    for _ in range(threads):  # each waits for all the others, so none takes two
-        pool.submit(together.wait)
+    try:
+        for _ in range(threads):  # each waits for all the others, so none takes two
+            pool.submit(together.wait)
+    except RuntimeError:
+        together.abort()  # else they would wait for ever, and the process for them
+        pool.shutdown()
+        raise
     together.wait()
     return pool

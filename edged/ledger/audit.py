@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
 
+from edged.ledger.read import LAST, Facts, cut, place, utc
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.rows import text
@@ -32,22 +31,20 @@ class Audit:
         told = {"who": change.who, "role": change.role, "what": change.what, "target": change.target}
         self._recorder.announce(connection, "audit", {**told, "before": change.before, "after": change.after})
 
-    async def read(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    async def read(self, after: str | None, limit: int) -> tuple[list[Facts], str | None]:
         """Newest first, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
-        if after is not None and not (after.isascii() and after.isdigit()):
-            raise ValueError(f"{after!r} is no cursor of the audit")
-        below = 2**62 if after is None else min(int(after), 2**62)
-        return await self._readers.run(lambda connection: _read(connection, below, limit))
+        return await self._readers.run(lambda connection: _read(connection, place(after, "the audit", LAST), limit))
 
 
-def _read(connection: sqlite3.Connection, below: int, limit: int) -> tuple[list[dict[str, Any]], str | None]:
-    rows = connection.execute(
+def _read(connection: sqlite3.Connection, below: int, limit: int) -> tuple[list[Facts], str | None]:
+    found = connection.execute(
         "SELECT audit, at, who, role, what, target, before, after FROM audit WHERE audit < ? ORDER BY audit DESC LIMIT ?",
         (below, limit + 1),
     ).fetchall()
+    rows, cursor = cut(found, limit)
     told = [
         {
-            "at": datetime.fromtimestamp(at, UTC),
+            "at": utc(at),
             "who": who,
             "role": role,
             "what": what,
@@ -55,6 +52,6 @@ def _read(connection: sqlite3.Connection, below: int, limit: int) -> tuple[list[
             "before": None if before is None else json.loads(before),
             "after": None if after is None else json.loads(after),
         }
-        for _, at, who, role, what, target, before, after in rows[:limit]
+        for _, at, who, role, what, target, before, after in rows
     ]
-    return told, str(rows[limit - 1][0]) if len(rows) > limit else None
+    return told, cursor

@@ -19,7 +19,6 @@ from edged.ledger.reading import Readers
 from edged.nouns import Landing
 
 PIECE: Final = 200
-INLINE: Final = 512
 
 
 class Late:
@@ -36,6 +35,7 @@ class Late:
 
     def recorded(self, landing: Landing) -> None:
         if landing.late_s > 0:
+            self._forget()  # first: the stem may be one of those
             self._stems.add(stem_hash(landing.camera, landing.path))
 
     def tick(self, connection: sqlite3.Connection) -> None:
@@ -50,12 +50,11 @@ class Late:
 
     async def awaiting(self, camera: str, stems: Sequence[bytes]) -> list[tuple[bytes, str]]:
         """(path, result id) of the newest image of each name with one of these stems (paths below the folder, without extension)."""
-        while self._over:
-            self._stems.drop(self._over.popleft())
+        self._forget()
         if not len(self._stems):
             return []
         keys = [stem_hash(camera, stem + b".x") for stem in stems]
-        known = self._stems.found(keys) if len(keys) <= INLINE else await self._readers.run(lambda _: self._stems.found(keys))
+        known = await self._readers.beside(len(keys), lambda: self._stems.found(keys))
         if not known:
             return []
         wanted = {keys[index] for index in known}
@@ -74,3 +73,8 @@ class Late:
             return list(newest.items())
 
         return await self._readers.run(read)
+
+    def _forget(self) -> None:
+        """The stems that nobody awaits any more, as far as the writer has told."""
+        while self._over:
+            self._stems.drop(self._over.popleft())

@@ -50,8 +50,6 @@ log = structlog.get_logger("edged.ledger")
 FIGURES_S: Final = 1.0
 FIGURES_SHARE: Final = 50
 """Counting costs at most a fiftieth of a reader's time."""
-INLINE: Final = 512
-"""So many names are looked up in the loop; more go to a thread."""
 
 
 class Ledger:
@@ -205,13 +203,8 @@ class Ledger:
 
     async def known(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> set[int]:
         """Indexes of (path, size, mtime_ns) that are recorded and not gone since."""
-
         await self._vanishing.settled()
-
-        def look(_: object = None) -> set[int]:
-            return self._known.found([landing_hash(camera, *each) for each in seen])
-
-        return look() if len(seen) <= INLINE else await self._readers.run(look)
+        return await self._readers.beside(len(seen), lambda: self._known.found([landing_hash(camera, *each) for each in seen]))
 
     async def awaiting(self, camera: str, stems: Sequence[bytes]) -> list[tuple[bytes, str]]:
         """(path, result id) of images that were judged without a sidecar of one of these stems, and for which one may still come."""

@@ -14,34 +14,28 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from edged.errors import Unavailable
+from edged.ledger import read
 from edged.ledger.accounts import is_sound
+from edged.ledger.acknowledgement import PIECE, Word, settle, settle_early
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
-from edged.ledger.schema import ACCEPTED, DELIVERED, DUE, HELD, MQTT, PARKED
 from edged.ledger.writer import Writer
 from edged.nouns import OutboxRow
 
 T = TypeVar("T")
 Lane = Literal["fresh", "backlog"]
-PIECE: Final = 1000
+Announcement = tuple[str, Mapping[str, Any]]
+"""Kind and data of an event."""
 RESEND_CAP_S: Final = 600.0
-FRESHLY_SENT_S: Final = 10.0
 RETRY_S: Final = 0.5
 
 Also = Callable[[sqlite3.Connection, int], None]
 """What is written in the same transaction as a change, given how many rows it changed."""
-
-_PARKED: Final = (
-    "SELECT m.message, m.id, m.kind, m.sequence, t.name, m.created, o.at, o.reason, o.attempts FROM outbox o INDEXED BY outbox_open "
-    "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic "
-    "WHERE o.sink = 'mqtt' AND o.state = 3 AND o.state < 4 AND o.message > ? ORDER BY o.message LIMIT ?"
-)
 
 _ROW: Final = (
     "SELECT m.message, m.checksum, m.kind, m.epoch, m.sequence, m.id, t.name, m.properties, m.body, o.attempts, o.replay FROM outbox o "
@@ -79,8 +73,7 @@ class Outbox:
 
     async def delivered(self, rows: Sequence[int]) -> None:
         sql = "UPDATE outbox SET state = 4, at = ? WHERE message = ? AND sink = 'mqtt' AND state < 4"
-        values = [(self._wall(), row) for row in rows]
-        await self._write(lambda c: c.executemany(sql, values).rowcount)
+        await self._change((sql, [(self._wall(), row) for row in rows]))
 
     async def accepted(self, rows: Sequence[int], ack_timeout_s: float) -> None:
         """The broker has them; without the MES's word each is sent again after a while that doubles up to 600 s."""
@@ -89,31 +82,22 @@ class Outbox:
             "UPDATE outbox SET state = 1, attempts = attempts + 1, at = ?, sent_at = ?, "
             "resend_at = ? + min(?, ? * (1 << min(attempts, 8))) WHERE message = ? AND sink = 'mqtt' AND state IN (0, 2)"
         )
-        values = [(at, now, now, RESEND_CAP_S, ack_timeout_s, row) for row in rows]
-        await self._write(lambda c: c.executemany(sql, values).rowcount)
+        await self._change((sql, [(at, now, now, RESEND_CAP_S, ack_timeout_s, row) for row in rows]))
 
     async def lost(self, rows: Sequence[int]) -> None:
         """The connection went while they were in flight."""
         sql = "UPDATE outbox SET attempts = attempts + 1 WHERE message = ? AND sink = 'mqtt'"
-        await self._write(lambda c: c.executemany(sql, [(row,) for row in rows]).rowcount)
+        await self._change((sql, [(row,) for row in rows]))
 
     async def struck(self, row: int) -> int:
         """The connection went while this row was alone in flight; returns how often that has happened."""
         sql = "UPDATE outbox SET strikes = strikes + 1 WHERE message = ? AND sink = 'mqtt' RETURNING strikes"
         return await self._write(lambda c: int((c.execute(sql, (row,)).fetchall() or [(0,)])[0][0]))
 
-    async def park(self, rows: Sequence[int], reason: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
+    async def park(self, rows: Sequence[int], reason: str, announce: Announcement | None) -> None:
         """Puts rows aside and says so, in one transaction."""
-
-        def run(connection: sqlite3.Connection) -> None:
-            values = [(PARKED, self._wall(), reason, row) for row in rows]
-            connection.executemany(
-                "UPDATE outbox SET state = ?, at = ?, reason = ? WHERE message = ? AND sink = 'mqtt' AND state < 4", values
-            )
-            if announce is not None:
-                self._recorder.announce(connection, *announce)
-
-        await self._write(run)
+        sql = "UPDATE outbox SET state = 3, at = ?, reason = ? WHERE message = ? AND sink = 'mqtt' AND state < 4"
+        await self._change((sql, [(self._wall(), reason, row) for row in rows]), announce=announce)
 
     async def unpark(self, also: Also | None = None) -> int:
         """Everything that is parked by now is sent once more; returns how many. `also` is written with the first piece, given how many."""
@@ -159,36 +143,19 @@ class Outbox:
             return False
         return await self._again(sql, (key,), also) > 0
 
-    async def parked_rows(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    async def parked_rows(self, after: str | None, limit: int) -> tuple[list[read.Facts], str | None]:
         """Oldest first, each with its reason, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
-        if after is not None and not (after.isascii() and after.isdigit()):
-            raise ValueError(f"{after!r} is no cursor of the outbox")
-        above = 0 if after is None else min(int(after), 2**62)
-        rows = await self._readers.run(lambda c: c.execute(_PARKED, (above, limit + 1)).fetchall())
-        names = ("row", "id", "kind", "sequence", "topic", "created", "parked", "reason", "attempts")
-        told = [dict(zip(names, row, strict=True)) for row in rows[:limit]]
-        for each in told:
-            each |= {"sequence": f"{each['sequence']:012d}"}
-            each |= {key: datetime.fromtimestamp(each[key], UTC) for key in ("created", "parked") if each[key] is not None}
-            del each["row"]
-        return told, str(rows[limit - 1][0]) if len(rows) > limit else None
+        return await self._readers.run(lambda c: read.parked(c, after, limit))
 
     async def held_topics(self) -> tuple[str, ...]:
         sql = "SELECT name FROM topic WHERE held_since IS NOT NULL ORDER BY name"
         return await self._read(lambda c: tuple(str(name) for (name,) in c.execute(sql)))
 
-    async def hold(self, topic: str, rows: Sequence[int], announce: tuple[str, Mapping[str, Any]] | None) -> None:
+    async def hold(self, topic: str, rows: Sequence[int], announce: Announcement | None) -> None:
         """Nobody subscribes: these rows wait, and so does what is recorded from now on for the topic."""
-
-        def run(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE topic SET held_since = ? WHERE name = ? AND held_since IS NULL", (self._wall(), topic))
-            connection.executemany(
-                "UPDATE outbox SET state = 2 WHERE message = ? AND sink = 'mqtt' AND state = 0", [(row,) for row in rows]
-            )
-            if announce is not None:
-                self._recorder.announce(connection, *announce)
-
-        await self._write(run)
+        held = "UPDATE topic SET held_since = ? WHERE name = ? AND held_since IS NULL"
+        waits = "UPDATE outbox SET state = 2 WHERE message = ? AND sink = 'mqtt' AND state = 0"
+        await self._change((held, [(self._wall(), topic)]), (waits, [(row,) for row in rows]), announce=announce)
 
     async def probe(self, topic: str) -> OutboxRow | None:
         """The oldest held row of a topic."""
@@ -196,15 +163,9 @@ class Outbox:
         rows = await self._read(lambda c: _sound(c.execute(sql, (topic,)).fetchall()))
         return _row(rows[0], replayed=True) if rows else None
 
-    async def release(self, topic: str, announce: tuple[str, Mapping[str, Any]] | None) -> None:
+    async def release(self, topic: str, announce: Announcement | None) -> None:
         """Somebody subscribes: its rows are due again."""
-
-        def run(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE topic SET held_since = NULL WHERE name = ?", (topic,))
-            if announce is not None:
-                self._recorder.announce(connection, *announce)
-
-        await self._write(run)
+        await self._change(("UPDATE topic SET held_since = NULL WHERE name = ?", [(topic,)]), announce=announce)
         sql = (
             "UPDATE outbox SET state = 0 WHERE sink = 'mqtt' AND message IN (SELECT message FROM outbox WHERE state = 2 "
             "AND topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY message LIMIT ?)"
@@ -237,70 +198,47 @@ class Outbox:
         in_flight: Sequence[int] = (),
     ) -> int:
         """The MES's word; returns how many rows it delivered. `missing`: ranges of numbers that did not arrive."""
-        total, after = 0, -1
+        word, total, after = Word(epoch, kind, up_to, missing), 0, -1
         while True:
-            last, count = await self._write(lambda c, a=after: self._acknowledge(c, epoch, kind, up_to, missing, ack_timeout_s, a))  # type: ignore[misc]
-            total += count
+            now, at = self._monotonic(), self._wall()
+            last, done, again = await self._write(
+                lambda c, a=after, n=now, w=at: settle(c, word, a, now=n, at=w, ack_timeout_s=ack_timeout_s)  # type: ignore[misc]
+            )
+            total += done
+            if again:
+                self._due_again()
             if last is None:
                 break
             after = last
         if in_flight:
-            total += await self._write(lambda c: _acknowledged_early(c, epoch, kind, up_to, missing, in_flight))
+            total += await self._write(lambda c: settle_early(c, word, in_flight, self._wall()))
         return total
 
-    def _acknowledge(
-        self,
-        connection: sqlite3.Connection,
-        epoch: str,
-        kind: str,
-        up_to: int,
-        missing: Sequence[tuple[int, int]],
-        ack_timeout_s: float,
-        after: int,
-    ) -> tuple[int | None, int]:
-        """One piece: the row to go on behind, or None, and how many were delivered."""
-        bound = connection.execute(
-            "SELECT message FROM message WHERE kind = ? AND epoch = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
-            (kind, epoch, up_to),
-        ).fetchone()
-        if bound is None:
-            return None, 0
-        rows = connection.execute(
-            "SELECT o.message, m.kind, m.epoch, m.sequence, o.sent_at, o.attempts FROM outbox o JOIN message m ON m.message = o.message "
-            "WHERE o.sink = 'mqtt' AND o.state = 1 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?",
-            (after, bound[0], PIECE),
-        ).fetchall()
-        now, at = self._monotonic(), self._wall()
-        done, again = [], []
-        for row, row_kind, row_epoch, sequence, sent_at, attempts in rows:
-            if (row_kind, row_epoch) != (kind, epoch):
-                continue
-            if not _within(sequence, missing):
-                done.append((DELIVERED, at, row))
-            elif now - (sent_at or 0.0) > (FRESHLY_SENT_S if attempts <= 1 else ack_timeout_s):
-                again.append((DUE, at, row))
-        connection.executemany("UPDATE outbox SET state = ?, at = ? WHERE message = ? AND sink = 'mqtt'", done + again)
-        if again:
-            self.generation += 1
-        return (rows[-1][0] if len(rows) == PIECE else None), len(done)
-
     async def _write(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._patiently(lambda: self._writer.submit(run))
+
+    async def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._patiently(lambda: self._readers.run(ask))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await self._writer.submit(run)
+                return await ask()
             except Unavailable:
                 if self._writer.closed:
                     raise
                 await asyncio.sleep(RETRY_S)  # the writer says in health what is wrong, and probes by itself
 
-    async def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
-        while True:
-            try:
-                return await self._readers.run(ask)
-            except Unavailable:
-                if self._writer.closed:
-                    raise
-                await asyncio.sleep(RETRY_S)
+    async def _change(self, *changes: tuple[str, Sequence[tuple[Any, ...]]], announce: Announcement | None = None) -> None:
+        """Statements, each for all of its values, and the event of them, in one transaction."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            for sql, values in changes:
+                connection.executemany(sql, values)
+            if announce is not None:
+                self._recorder.announce(connection, *announce)
+
+        await self._write(run)
 
     async def _again(self, sql: str, values: tuple[Any, ...], also: Also | None = None) -> int:
         """A change that makes rows due; the publisher reads from the beginning again. `also` is written with it, given how many."""
@@ -319,27 +257,6 @@ class Outbox:
     def _due_again(self) -> None:
         self.generation += 1
         self.fresh.set()
-
-
-def _acknowledged_early(
-    connection: sqlite3.Connection, epoch: str, kind: str, up_to: int, missing: Sequence[tuple[int, int]], in_flight: Sequence[int]
-) -> int:
-    """The MES was quicker than the broker's answer to us."""
-    count = 0
-    for row in in_flight:
-        found = connection.execute(
-            "SELECT sequence FROM message WHERE message = ? AND kind = ? AND epoch = ? AND sequence <= ?", (row, kind, epoch, up_to)
-        ).fetchone()
-        if found is not None and not _within(found[0], missing):
-            count += connection.execute(
-                "UPDATE outbox SET state = ? WHERE message = ? AND sink = ? AND state IN (?, ?, ?)",
-                (DELIVERED, row, MQTT, DUE, HELD, ACCEPTED),
-            ).rowcount
-    return count
-
-
-def _within(sequence: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    return any(first <= sequence <= last for first, last in ranges)
 
 
 def _sound(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

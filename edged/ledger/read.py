@@ -11,9 +11,18 @@ from uuid import UUID
 from edged.ledger.schema import DELIVERED, STATE_NAMES
 
 Facts = dict[str, Any]
+Row = tuple[Any, ...]
+LAST: Final = 2**62
+"""Above every row."""
 _RESULT: Final = (
     "SELECT r.message, r.id, r.decided, r.camera, r.name, r.page, r.verdict, r.reason, r.lot, r.wafer, r.recipe, r.sequence, o.state "
     "FROM result r LEFT JOIN outbox o ON o.message = r.message AND o.sink = 'mqtt'"
+)
+
+_PARKED: Final = (
+    "SELECT m.message, m.id, m.kind, m.sequence, t.name, m.created, o.at, o.reason, o.attempts FROM outbox o INDEXED BY outbox_open "
+    "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic "
+    "WHERE o.sink = 'mqtt' AND o.state = 3 AND o.state < 4 AND o.message > ? ORDER BY o.message LIMIT ?"
 )
 
 
@@ -60,7 +69,7 @@ def results(
     limit: int = 50,
 ) -> tuple[list[Facts], str | None]:
     """Newest first, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
-    terms, values = ["1"], list[Any]()
+    terms, values = ["r.message < ?"], list[Any]([place(after, "a list of results", LAST)])
     for column, wanted in (("camera", camera), ("verdict", verdict), ("lot", lot), ("wafer", wafer)):
         if wanted is not None:
             # The second term lets SQLite use the index that leaves out the common value.
@@ -69,13 +78,30 @@ def results(
     if since is not None:
         terms.append("r.decided >= ?")
         values.append(since.timestamp())
-    if after is not None:
-        if not (after.isascii() and after.isdigit()):
-            raise ValueError(f"{after!r} is no cursor of a list of results")
-        terms.append("r.message < ?")
-        values.append(int(after))
-    rows = connection.execute(f"{_RESULT} WHERE {' AND '.join(terms)} ORDER BY r.message DESC LIMIT ?", (*values, limit + 1)).fetchall()
-    return [_result(row) for row in rows[:limit]], str(rows[limit - 1][0]) if len(rows) > limit else None
+    found = connection.execute(f"{_RESULT} WHERE {' AND '.join(terms)} ORDER BY r.message DESC LIMIT ?", (*values, limit + 1)).fetchall()
+    rows, cursor = cut(found, limit)
+    return [_result(row) for row in rows], cursor
+
+
+def place(after: str | None, of: str, begin: int) -> int:
+    """The row behind which a list goes on, `begin` without a cursor. ValueError: `after` is no cursor of ours."""
+    if after is None:
+        return begin
+    if not (after.isascii() and after.isdigit()):
+        raise ValueError(f"{after!r} is no cursor of {of}")
+    return min(int(after), LAST)
+
+
+def cut(found: list[Row], limit: int) -> tuple[list[Row], str | None]:
+    """Of up to `limit` + 1 rows, each beginning with its number: those of this page, and the cursor of the next."""
+    return found[:limit], str(found[limit - 1][0]) if len(found) > limit else None
+
+
+def parked(connection: sqlite3.Connection, after: str | None, limit: int) -> tuple[list[Facts], str | None]:
+    """Rows of the outbox that are put aside, oldest first, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
+    above = place(after, "the outbox", 0)
+    rows, cursor = cut(connection.execute(_PARKED, (above, limit + 1)).fetchall(), limit)
+    return [_parked(row) for row in rows], cursor
 
 
 def result(connection: sqlite3.Connection, id_: str) -> bytes | None:
@@ -95,7 +121,13 @@ def counts(connection: sqlite3.Connection, since: datetime) -> dict[str, int]:
     return {str(verdict): int(count) for verdict, count in rows}
 
 
-def _result(row: tuple[Any, ...]) -> Facts:
+def _parked(row: Row) -> Facts:
+    _, id_, kind, sequence, topic, created, at, reason, attempts = row
+    about = {"id": id_, "kind": kind, "sequence": f"{sequence:012d}", "topic": topic}
+    return {**about, "created": utc(created), "parked": utc(at), "reason": reason, "attempts": attempts}
+
+
+def _result(row: Row) -> Facts:
     _, id_, decided, camera, name, page, verdict, reason, lot, wafer, recipe, sequence, state = row
     return {
         "id": uuid_text(id_),

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from edged.errors import LedgerCorrupt, Unavailable
 from edged.ledger.connection import open_reader, translated
@@ -15,6 +15,8 @@ from edged.ledger.rebuild import distrust
 from edged.threads import warm_pool
 
 T = TypeVar("T")
+INLINE: Final = 512
+"""So many names are looked up in the loop."""
 
 
 class Readers:
@@ -28,6 +30,10 @@ class Readers:
     async def run(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         """Unavailable or LedgerCorrupt when the file does not read."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._ask, ask)
+
+    async def beside(self, count: int, look: Callable[[], T]) -> T:
+        """What memory says of `count` names: of a few at once, of many in a thread, so that the loop goes on."""
+        return look() if count <= INLINE else await self.run(lambda _: look())
 
     def _ask(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         try:

@@ -59,10 +59,10 @@ class Recorder:
             return self._known(connection, before, Recording.SAME)
         # Content that was never seen is nobody's copy and nobody's new name: the common case asks once.
         seen = bool(sha256 and connection.execute("SELECT 1 FROM landing WHERE content = ? LIMIT 1", (content_hash(sha256),)).fetchone())
-        if (salvaged := self._salvaged(connection, first)) is not None:
+        if (seen or not sha256) and (salvaged := self._salvaged(connection, first)) is not None:
             self._alias(connection, first, sha256, salvaged, "touched")
             return self._known(connection, salvaged, Recording.KNOWN)
-        if sha256 and seen and (moved := self._renamed(connection, first, sha256)) is not None:
+        if seen and sha256 and (moved := self._renamed(connection, first, sha256)) is not None:
             connection.execute("UPDATE landing SET gone_by = 'renamed' WHERE landing = ?", (moved[_LANDING],))
             self._alias(connection, first, sha256, moved, "renamed")
             return self._known(connection, moved, Recording.RENAMED)
@@ -211,7 +211,7 @@ class Recorder:
         return found
 
     def _salvaged(self, connection: sqlite3.Connection, page: PageResult) -> Row | None:
-        """After a rebuild a result may be there whose landing did not read: its id is the same."""
+        """A result of the same id whose landing is not found by its place: after a rebuild, or under a camera's new name."""
         found: Row | None = connection.execute(_FOUND_BY_RESULT, (self._id(page).bytes,)).fetchone()
         return found
 

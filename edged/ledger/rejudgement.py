@@ -19,6 +19,7 @@ from uuid import UUID
 from edged.errors import Conflict
 from edged.ledger.audit import Audit
 from edged.ledger.identity import identity
+from edged.ledger.read import LAST, Facts, cut, place, utc, uuid_text
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.rows import read_ns
@@ -126,15 +127,12 @@ class Rejudgements:
 
         return await self._writer.submit(run)
 
-    async def rejected(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    async def rejected(self, after: str | None, limit: int) -> tuple[list[Facts], str | None]:
         """Landings whose newest judgement is ERROR, newest first, and the cursor of the next page. ValueError: no cursor of ours.
 
         `copies`: ids under which a copy may be in quarantine; `released`: one is being judged again.
         """
-        if after is not None and not (after.isascii() and after.isdigit()):
-            raise ValueError(f"{after!r} is no cursor of the quarantine")
-        below = 2**62 if after is None else min(int(after), 2**62)
-        return await self._readers.run(lambda connection: _rejected(connection, below, limit))
+        return await self._readers.run(lambda connection: _rejected(connection, place(after, "the quarantine", LAST), limit))
 
     async def open(self) -> list[Rejudgement]:
         """Oldest first."""
@@ -176,7 +174,7 @@ def next_judgement(connection: sqlite3.Connection, landing: int) -> int:
     return 1 + max(judged or 0, asked or 0)
 
 
-def _rejected(connection: sqlite3.Connection, below: int, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+def _rejected(connection: sqlite3.Connection, below: int, limit: int) -> tuple[list[Facts], str | None]:
     found = connection.execute(
         "SELECT r.message, r.landing, r.id, r.camera, r.name, r.page, r.reason, r.decided, r.judgement, l.size, "
         "EXISTS (SELECT 1 FROM rejudgement j WHERE j.landing = r.landing AND j.ended IS NULL) "
@@ -186,24 +184,25 @@ def _rejected(connection: sqlite3.Connection, below: int, limit: int) -> tuple[l
         "AND e.page < r.page) ORDER BY r.message DESC LIMIT ?",
         (below, limit + 1),
     ).fetchall()
+    rows, cursor = cut(found, limit)
     told = []
-    for _, landing, id_, camera, name, page, reason, decided, judgement, size, released in found[:limit]:
+    for _, landing, id_, camera, name, page, reason, decided, judgement, size, released in rows:
         judged = _judged(connection, landing)
         told.append(
             {
-                "id": str(UUID(bytes=id_)),
+                "id": uuid_text(id_),
                 "camera": camera,
                 "name": name,
                 "page": page,
                 "reason": reason,
-                "decided": datetime.fromtimestamp(decided, UTC),
+                "decided": utc(decided),
                 "judgement": judgement,
                 "bytes": size,
                 "released": bool(released),
                 "copies": judged.copies if judged else (),
             }
         )
-    return told, str(found[limit - 1][0]) if len(found) > limit else None
+    return told, cursor
 
 
 def _row_of(connection: sqlite3.Connection, id_: bytes) -> int | None:

@@ -147,3 +147,17 @@ async def test_one_judgement_is_open_for_each_landing_and_its_number_is_never_us
         await asyncio.sleep(0)
         (event,) = [m for m in await ledger.outbox.due("backlog", 10, 0, 2**62) if m.topic.endswith("/event/vanished")]
         assert b"it was gone" in event.body
+
+
+async def test_a_name_used_again_right_after_its_time_was_over_still_waits_for_its_sidecar(tmp_path: Path) -> None:
+    ahead = [0.0]
+    async with opened(tmp_path, monotonic=lambda: time.monotonic() + ahead[0], tick_s=0.05) as ledger:
+        await ledger.record([lone(b"a.png", b"one", late_s=60.0)])
+        ahead[0] = 100.0
+        deadline = time.monotonic() + 20.0
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as file:
+            while file.execute("SELECT 1 FROM awaiting").fetchone() and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            assert file.execute("SELECT count(*) FROM awaiting").fetchone() == (0,)
+        second = await ledger.record([lone(b"a.png", b"two", mtime_ns=2000)])
+        assert await ledger.awaiting("cam1", [b"a"]) == [(b"a.png", second.ids[0])]

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from contract.ledger_pages import BASE, opened, page
+from edged.failpoints import arm
 from edged.ledger import Ledger
 from edged.nouns import OutboxRow, VerdictKind
 
@@ -155,6 +156,34 @@ async def test_the_mes_may_be_quicker_than_the_brokers_answer(tmp_path: Path) ->
         await ledger.outbox.accepted([row.row for row in rows], 60.0)  # the PUBACKs come after all
         assert await ledger.outbox.expire(everything=True) == 1
         assert [row.sequence for row in await due(ledger)] == [2]
+
+
+async def test_a_trace_tells_when_a_row_was_delivered_of_which_the_mes_was_quicker_than_the_broker(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await recorded(ledger, 1)
+        (row,) = await due(ledger)
+        assert await ledger.outbox.acknowledge(ledger.epoch, "result", 1, [], ack_timeout_s=60.0, in_flight=[row.row]) == 1
+        last = (await ledger.trace("0.png"))[-1]
+        assert last["what"] == "delivered"
+        assert last["time"] is not None
+
+
+async def test_nobody_is_told_to_look_again_before_what_the_mes_misses_is_due(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path, monotonic=clock) as ledger:
+        await recorded(ledger, 2)
+        await ledger.outbox.accepted([row.row for row in await due(ledger)], 60.0)
+        clock.now += 30.0
+        before = ledger.outbox.generation
+        arm("ledger.uncommitted=delay:0.4")
+        try:
+            word = asyncio.create_task(ledger.outbox.acknowledge(ledger.epoch, "result", 2, [(1, 1)], ack_timeout_s=60.0))
+            while ledger.outbox.generation == before:
+                await asyncio.sleep(0.005)
+            assert [row.sequence for row in await due(ledger)] == [1]
+            assert await word == 1
+        finally:
+            arm("")
 
 
 async def test_without_the_mess_word_a_row_is_sent_again_after_a_time_that_doubles(tmp_path: Path) -> None:

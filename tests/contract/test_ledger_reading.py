@@ -74,6 +74,19 @@ async def test_results_are_listed_newest_first_in_pages_without_doubles(tmp_path
             await ledger.results(after="1; DROP TABLE result")
 
 
+async def test_a_cursor_larger_than_any_row_is_a_place_like_any_other_in_every_list(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await recorded(ledger, 2)
+        large = "9" * 30
+        assert len((await ledger.results(after=large))[0]) == 2
+        assert await ledger.audit.read(large, 10) == ([], None)
+        assert await ledger.rejudgements.rejected(large, 10) == ([], None)
+        assert await ledger.outbox.parked_rows(large, 10) == ([], None)
+        for listed in (ledger.audit.read, ledger.rejudgements.rejected, ledger.outbox.parked_rows):
+            with pytest.raises(ValueError, match="no cursor"):
+                await listed("-1", 10)
+
+
 async def test_results_are_found_by_camera_verdict_lot_wafer_and_time(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         await ledger.record([page(b"a.png", b"a", lot="L1", wafer="W1")])
