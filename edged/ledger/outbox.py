@@ -11,24 +11,21 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
-from uuid import UUID
+from typing import Any, Final, TypeVar
 
 from edged.errors import Unavailable
-from edged.ledger import read
-from edged.ledger.accounts import is_sound
+from edged.ledger import outgoing, read
 from edged.ledger.acknowledgement import PIECE, Word, settle, settle_early
+from edged.ledger.outgoing import Lane
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.writer import Writer
 from edged.nouns import OutboxRow
 
 T = TypeVar("T")
-Lane = Literal["fresh", "backlog"]
 Announcement = tuple[str, Mapping[str, Any]]
 """Kind and data of an event."""
 RESEND_CAP_S: Final = 600.0
@@ -36,11 +33,6 @@ RETRY_S: Final = 0.5
 
 Also = Callable[[sqlite3.Connection, int], None]
 """What is written in the same transaction as a change, given how many rows it changed."""
-
-_ROW: Final = (
-    "SELECT m.message, m.checksum, m.kind, m.epoch, m.sequence, m.id, t.name, m.properties, m.body, o.attempts, o.replay FROM outbox o "
-    "JOIN message m ON m.message = o.message JOIN topic t ON t.topic = o.topic WHERE o.sink = 'mqtt'"
-)
 
 
 class Outbox:
@@ -62,14 +54,11 @@ class Outbox:
 
     async def mark(self) -> int:
         """The newest row: what is there by now is backlog."""
-        return await self._read(lambda c: int(c.execute("SELECT coalesce(max(message), 0) FROM message").fetchone()[0]))
+        return await self._read(outgoing.newest)
 
     async def due(self, lane: Lane, limit: int, after: int, mark: int) -> list[OutboxRow]:
         """Rows of a lane behind row `after`, at most `limit`, by number."""
-        low, high = (max(after, mark), 2**62) if lane == "fresh" else (after, mark)
-        sql = f"{_ROW} AND o.state = 0 AND o.state < 4 AND o.message > ? AND o.message <= ? ORDER BY o.message LIMIT ?"
-        rows = await self._read(lambda c: _sound(c.execute(sql, (low, high, limit)).fetchall()))
-        return [_row(row, lane == "backlog") for row in rows]
+        return await self._read(lambda c: outgoing.due(c, lane, limit, after, mark))
 
     async def delivered(self, rows: Sequence[int]) -> None:
         sql = "UPDATE outbox SET state = 4, at = ? WHERE message = ? AND sink = 'mqtt' AND state < 4"
@@ -122,14 +111,7 @@ class Outbox:
 
     async def parked(self) -> tuple[int, str]:
         """How many rows are put aside, and topic and reason of the newest."""
-        where = "WHERE o.sink = 'mqtt' AND o.state = 3 AND o.state < 4"
-        newest = f"SELECT t.name, o.reason FROM outbox o JOIN topic t ON t.topic = o.topic {where} ORDER BY o.message DESC LIMIT 1"  # noqa: S608 - our words only
-
-        def ask(connection: sqlite3.Connection) -> tuple[int, str]:
-            (count,) = connection.execute(f"SELECT count(*) FROM outbox o {where}").fetchone()  # noqa: S608 - our words only
-            return count, ": ".join(connection.execute(newest).fetchone() or ()) if count else ""
-
-        return await self._read(ask)
+        return await self._read(outgoing.parked)
 
     async def republish(self, id_: str, also: Also | None = None) -> bool:
         """Sends a result's message once more: same id, same body."""
@@ -137,19 +119,14 @@ class Outbox:
             "UPDATE outbox SET state = 0, strikes = 0, reason = NULL, replay = 1 "
             "WHERE sink = 'mqtt' AND message = (SELECT message FROM result WHERE id = ?)"
         )
-        try:
-            key = UUID(id_).bytes
-        except ValueError:
-            return False
-        return await self._again(sql, (key,), also) > 0
+        return await self._again(sql, (read.uuid_bytes(id_),), also) > 0
 
     async def parked_rows(self, after: str | None, limit: int) -> tuple[list[read.Facts], str | None]:
         """Oldest first, each with its reason, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
         return await self._readers.run(lambda c: read.parked(c, after, limit))
 
     async def held_topics(self) -> tuple[str, ...]:
-        sql = "SELECT name FROM topic WHERE held_since IS NOT NULL ORDER BY name"
-        return await self._read(lambda c: tuple(str(name) for (name,) in c.execute(sql)))
+        return await self._read(outgoing.held_topics)
 
     async def hold(self, topic: str, rows: Sequence[int], announce: Announcement | None) -> None:
         """Nobody subscribes: these rows wait, and so does what is recorded from now on for the topic."""
@@ -159,9 +136,7 @@ class Outbox:
 
     async def probe(self, topic: str) -> OutboxRow | None:
         """The oldest held row of a topic."""
-        sql = f"{_ROW} AND o.state = 2 AND o.topic = (SELECT topic FROM topic WHERE name = ?) ORDER BY o.message LIMIT 1"  # noqa: S608 - our words only
-        rows = await self._read(lambda c: _sound(c.execute(sql, (topic,)).fetchall()))
-        return _row(rows[0], replayed=True) if rows else None
+        return await self._read(lambda c: outgoing.probe(c, topic))
 
     async def release(self, topic: str, announce: Announcement | None) -> None:
         """Somebody subscribes: its rows are due again."""
@@ -257,20 +232,3 @@ class Outbox:
     def _due_again(self) -> None:
         self.generation += 1
         self.fresh.set()
-
-
-def _sound(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Nothing leaves that is not what was recorded."""
-    for number, check, *row in rows:
-        if not is_sound(check, *row[:7]):
-            error = sqlite3.DatabaseError(f"message {number} is not what was written: its checksum differs")
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
-    return rows
-
-
-def _row(row: tuple[Any, ...], replayed: bool) -> OutboxRow:
-    number, _, kind, epoch, sequence, id_, topic, properties, body, attempts, replay = row
-    return OutboxRow(
-        number, kind, epoch, sequence, id_, topic, bytes(body), json.loads(properties), attempts, replayed or bool(replay) or attempts > 0
-    )

@@ -106,11 +106,9 @@ def parked(connection: sqlite3.Connection, after: str | None, limit: int) -> tup
 
 def result(connection: sqlite3.Connection, id_: str) -> bytes | None:
     """The message as it was, or will be, published."""
-    try:
-        key = UUID(id_).bytes
-    except ValueError:
-        return None
-    found = connection.execute("SELECT m.body FROM result r JOIN message m ON m.message = r.message WHERE r.id = ?", (key,)).fetchone()
+    found = connection.execute(
+        "SELECT m.body FROM result r JOIN message m ON m.message = r.message WHERE r.id = ?", (uuid_bytes(id_),)
+    ).fetchone()
     return None if found is None else bytes(found[0])
 
 
@@ -147,6 +145,14 @@ def _result(row: Row) -> Facts:
 
 def uuid_text(id_: bytes | None) -> str | None:
     return str(UUID(bytes=id_)) if id_ else None
+
+
+def uuid_bytes(id_: str) -> bytes | None:
+    """None, which no row has, for what is no id."""
+    try:
+        return UUID(id_).bytes
+    except ValueError:
+        return None
 
 
 def utc(seconds: float | None) -> datetime | None:

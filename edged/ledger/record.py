@@ -15,17 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from edged.ledger.identity import content_hash, identity, landing_hash, name_hash, place_hash, stem_hash
-from edged.ledger.rows import checksum, insert_landing, next_number, read_ns, stored_ns, text, topic_of
+from edged.ledger import matching
+from edged.ledger.identity import identity, name_hash, stem_hash
+from edged.ledger.matching import Found
+from edged.ledger.rows import checksum, insert_landing, next_number, text, topic_of
 from edged.ledger.schema import DUE, HELD, MQTT, PENDING
-from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, VerdictKind
+from edged.nouns import Composer, Envelope, Landing, Numbering, PageResult, Recorded, Recording, Verdict, VerdictKind
 
 _GRAVITY: Final = (VerdictKind.ERROR, VerdictKind.FAIL, VerdictKind.REVIEW, VerdictKind.PASS)
-
-_FOUND = "SELECT landing, same_as, path, size, mtime_ns, sha256, id, pages, verdict, reason, gone, gone_by FROM landing"
-_FOUND_BY_RESULT = _FOUND + " WHERE landing = (SELECT landing FROM result WHERE id = ?)"  # noqa: S608 - our words only
-Row = tuple[Any, ...]
-_LANDING, _SAME_AS, _PATH, _SIZE, _MTIME, _SHA, _ID, _PAGES, _VERDICT, _REASON, _GONE, _GONE_BY = range(12)
 
 
 class Recorder:
@@ -49,24 +46,23 @@ class Recorder:
         landing, sha256 = first.landing, bytes.fromhex(first.image.sha256) or None
         if first.judgement:
             return self._judged_again(connection, pages, sha256)
-        place = place_hash(landing.camera, landing.path)
-        before = connection.execute(f"{_FOUND} WHERE place = ? ORDER BY landing DESC LIMIT 1", (place,)).fetchone()
-        if before is not None and (known := self._same_identity(connection, landing, sha256)) is not None:
+        before = matching.at_place(connection, landing)
+        if before is not None and (known := matching.same_identity(connection, landing, sha256)) is not None:
             self._back(connection, known)
             return self._known(connection, known, Recording.KNOWN)
-        if sha256 and before is not None and before[_GONE] is None and (before[_SIZE], before[_SHA]) == (landing.size, sha256):
+        if sha256 and before is not None and before.gone is None and (before.size, before.sha256) == (landing.size, sha256):
             self._alias(connection, first, sha256, before, "touched")
             return self._known(connection, before, Recording.SAME)
         # Content that was never seen is nobody's copy and nobody's new name: the common case asks once.
-        seen = bool(sha256 and connection.execute("SELECT 1 FROM landing WHERE content = ? LIMIT 1", (content_hash(sha256),)).fetchone())
-        if (seen or not sha256) and (salvaged := self._salvaged(connection, first)) is not None:
+        seen = sha256 is not None and matching.is_seen(connection, sha256)
+        if (seen or not sha256) and (salvaged := matching.of_result(connection, self._id(first))) is not None:
             self._alias(connection, first, sha256, salvaged, "touched")
             return self._known(connection, salvaged, Recording.KNOWN)
-        if seen and sha256 and (moved := self._renamed(connection, first, sha256)) is not None:
-            connection.execute("UPDATE landing SET gone_by = 'renamed' WHERE landing = ?", (moved[_LANDING],))
+        if seen and sha256 and (moved := matching.renamed(connection, landing, sha256)) is not None:
+            connection.execute("UPDATE landing SET gone_by = 'renamed' WHERE landing = ?", (moved.landing,))
             self._alias(connection, first, sha256, moved, "renamed")
             return self._known(connection, moved, Recording.RENAMED)
-        twins = [self._twin(connection, sha256, page) if sha256 and seen else None for page in pages]
+        twins = [matching.twin(connection, self._source, page) if seen else None for page in pages]
         return self._new(connection, pages, sha256, before, twins)
 
     def announce(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> int:
@@ -82,19 +78,15 @@ class Recorder:
         connection: sqlite3.Connection,
         pages: Sequence[PageResult],
         sha256: bytes | None,
-        before: Row | None,
+        before: Found | None,
         twins: Sequence[str | None],
     ) -> Recorded:
         """`before`: what was recorded at this place last; `twins`: the first recorded id of each page's content."""
         supersedes = None
         # One that was gone in between did not complete: what lies there now is another image.
-        if (
-            before is not None
-            and (before[_GONE], before[_VERDICT], before[_REASON]) == (None, VerdictKind.ERROR, "truncated")
-            and before[_ID]
-        ):
-            supersedes = str(UUID(bytes=before[_ID]))
-        worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
+        if before is not None and (before.gone, before.verdict, before.reason) == (None, VerdictKind.ERROR, "truncated") and before.id:
+            supersedes = str(UUID(bytes=before.id))
+        worst = _worst(pages)
         ids = [self._id(page) for page in pages]
         row = insert_landing(
             connection,
@@ -115,10 +107,10 @@ class Recorder:
             self._write(connection, page, row, numbering, id_)
         return Recorded(Recording.RECORDED, tuple(map(str, ids)), tuple(page.verdict.kind for page in pages))
 
-    def _await_sidecar(self, connection: sqlite3.Connection, row: int, landing: Landing, before: Row | None) -> None:
+    def _await_sidecar(self, connection: sqlite3.Connection, row: int, landing: Landing, before: Found | None) -> None:
         """A sidecar that comes late belongs to the newest image of its name."""
         if before is not None:
-            connection.execute("DELETE FROM awaiting WHERE landing = ?", (before[_SAME_AS] or before[_LANDING],))
+            connection.execute("DELETE FROM awaiting WHERE landing = ?", (before.original,))
         if landing.late_s > 0:
             until = self.age() + int(landing.late_s)
             connection.execute("INSERT INTO awaiting VALUES (?, ?, ?)", (row, stem_hash(landing.camera, landing.path), until))
@@ -138,7 +130,7 @@ class Recorder:
             self._write(
                 connection, page, row, Numbering(str(id_), self.epoch, "result", next_number(connection, "result"), None, supersedes), id_
             )
-        worst = min(pages, key=lambda page: _GRAVITY.index(page.verdict.kind)).verdict
+        worst = _worst(pages)
         connection.execute(
             "UPDATE landing SET verdict = ?, reason = ?, pages = ? WHERE landing = ?", (worst.kind, text(worst.reason), len(pages), row)
         )
@@ -149,10 +141,10 @@ class Recorder:
         """The row of the landing that was judged first."""
         if landing.again is not None:
             return landing.again.row
-        found = self._same_identity(connection, landing, sha256)
+        found = matching.same_identity(connection, landing, sha256)
         if found is None:
             raise LookupError(f"{landing.name} was never judged, so it cannot be judged again")
-        return int(found[_SAME_AS] or found[_LANDING])
+        return found.original
 
     def _ended(self, connection: sqlite3.Connection, row: int, page: PageResult) -> None:
         """What was asked for is done."""
@@ -203,61 +195,30 @@ class Recorder:
             self._source, landing.camera, landing.path, landing.size, landing.mtime_ns, image.sha256, image.page, page.judgement
         )
 
-    def _same_identity(self, connection: sqlite3.Connection, landing: Landing, sha256: bytes | None) -> Row | None:
-        key = landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns)
-        found: Row | None = connection.execute(
-            f"{_FOUND} WHERE key = ? AND camera = ? AND path = ? AND sha256 IS ?", (key, landing.camera, landing.path, sha256)
-        ).fetchone()
-        return found
-
-    def _salvaged(self, connection: sqlite3.Connection, page: PageResult) -> Row | None:
-        """A result of the same id whose landing is not found by its place: after a rebuild, or under a camera's new name."""
-        found: Row | None = connection.execute(_FOUND_BY_RESULT, (self._id(page).bytes,)).fetchone()
-        return found
-
-    def _twin(self, connection: sqlite3.Connection, sha256: bytes, page: PageResult) -> str | None:
-        """The id of the same page of the first landing with this content."""
-        first = connection.execute(
-            "SELECT coalesce(born, camera), path, size, mtime_ns FROM landing "
-            "WHERE content = ? AND sha256 = ? AND how = 'judged' AND pages > ? ORDER BY landing LIMIT 1",
-            (content_hash(sha256), sha256, page.image.page),
-        ).fetchone()
-        if first is None:
-            return None
-        camera, path, size, mtime_ns = first
-        return str(identity(self._source, camera, path, size, read_ns(mtime_ns), page.image.sha256, page.image.page))
-
-    def _renamed(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes) -> Row | None:
-        """A file of the same size, mtime and content that a scan no longer saw at its old path, and that we did not move ourselves."""
-        landing = page.landing
-        found: Row | None = connection.execute(
-            f"{_FOUND} WHERE content = ? AND sha256 = ? AND camera = ? AND size = ? AND mtime_ns = ? AND gone_by = 'vanished' "
-            "AND path <> ? ORDER BY landing DESC LIMIT 1",
-            (content_hash(sha256), sha256, landing.camera, landing.size, stored_ns(landing.mtime_ns), landing.path),
-        ).fetchone()
-        return found
-
-    def _alias(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes | None, of: Row, how: str) -> None:
+    def _alias(self, connection: sqlite3.Connection, page: PageResult, sha256: bytes | None, of: Found, how: str) -> None:
         insert_landing(
-            *(connection, page, sha256, how, of[_SAME_AS] or of[_LANDING], of[_ID], of[_PAGES], of[_VERDICT], of[_REASON]),
+            *(connection, page, sha256, how, of.original, of.id, of.pages, of.verdict, of.reason),
             *(self._wall(), self.age()),
         )
         # Under its new name it has the sidecar of that name.
         stem = stem_hash(page.landing.camera, page.landing.path)
-        connection.execute("UPDATE awaiting SET stem = ? WHERE landing = ?", (stem, of[_SAME_AS] or of[_LANDING]))
+        connection.execute("UPDATE awaiting SET stem = ? WHERE landing = ?", (stem, of.original))
 
-    def _back(self, connection: sqlite3.Connection, row: Row) -> None:
+    def _back(self, connection: sqlite3.Connection, row: Found) -> None:
         """A recorded identity lies there again: what happens to a judged file happens again."""
         connection.execute(
-            "UPDATE landing SET gone = NULL, gone_by = NULL, disposal = ?, moved_to = NULL WHERE landing = ?", (PENDING, row[_LANDING])
+            "UPDATE landing SET gone = NULL, gone_by = NULL, disposal = ?, moved_to = NULL WHERE landing = ?", (PENDING, row.landing)
         )
 
-    def _known(self, connection: sqlite3.Connection, row: Row, outcome: Recording) -> Recorded:
-        original = row[_SAME_AS] or row[_LANDING]
+    def _known(self, connection: sqlite3.Connection, row: Found, outcome: Recording) -> Recorded:
         found = connection.execute(
-            "SELECT id, verdict FROM result WHERE landing = ? AND judgement = 0 ORDER BY page", (original,)
+            "SELECT id, verdict FROM result WHERE landing = ? AND judgement = 0 ORDER BY page", (row.original,)
         ).fetchall()
         if found:
             return Recorded(outcome, tuple(str(UUID(bytes=id_)) for id_, _ in found), tuple(VerdictKind(verdict) for _, verdict in found))
         # Its results are pruned; the identity is what is left.
-        return Recorded(outcome, (str(UUID(bytes=row[_ID])),) if row[_ID] else (), (VerdictKind(row[_VERDICT]),) if row[_VERDICT] else ())
+        return Recorded(outcome, (str(UUID(bytes=row.id)),) if row.id else (), (VerdictKind(row.verdict),) if row.verdict else ())
+
+
+def _worst(pages: Sequence[PageResult]) -> Verdict:
+    return min((page.verdict for page in pages), key=lambda verdict: _GRAVITY.index(verdict.kind))

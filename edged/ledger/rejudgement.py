@@ -19,7 +19,7 @@ from uuid import UUID
 from edged.errors import Conflict
 from edged.ledger.audit import Audit
 from edged.ledger.identity import identity
-from edged.ledger.read import LAST, Facts, cut, place, utc, uuid_text
+from edged.ledger.read import LAST, Facts, cut, place, utc, uuid_bytes, uuid_text
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.rows import read_ns
@@ -82,11 +82,7 @@ class Rejudgements:
 
     async def judged(self, id_: str) -> Judged | None:
         """The landing that a result of this id belongs to; the results themselves may be pruned."""
-        try:
-            key = UUID(id_).bytes
-        except ValueError:
-            return None
-        return await self._readers.run(lambda connection: _judged(connection, _row_of(connection, key)))
+        return await self._readers.run(lambda connection: _judged(connection, _row_of(connection, uuid_bytes(id_))))
 
     async def ask(
         self,
@@ -205,7 +201,9 @@ def _rejected(connection: sqlite3.Connection, below: int, limit: int) -> tuple[l
     return told, cursor
 
 
-def _row_of(connection: sqlite3.Connection, id_: bytes) -> int | None:
+def _row_of(connection: sqlite3.Connection, id_: bytes | None) -> int | None:
+    if id_ is None:
+        return None
     found = connection.execute("SELECT landing FROM result WHERE id = ?", (id_,)).fetchone()
     # Of a pruned result only the landing is left. It has no index: this is asked rarely, and by a person.
     found = found or connection.execute("SELECT coalesce(same_as, landing) FROM landing WHERE id = ? LIMIT 1", (id_,)).fetchone()

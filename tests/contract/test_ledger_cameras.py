@@ -95,3 +95,14 @@ async def test_a_ledger_from_before_knows_its_cameras_folders(tmp_path: Path) ->
     old.close()
     async with opened(tmp_path) as ledger:
         assert (await ledger.cameras.standing("left", {"left": "/drop"})).known_as == "cam1"
+
+
+async def test_a_file_under_the_old_name_of_a_renamed_camera_has_the_verdict_that_has_its_id_already(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        first = await ledger.record([page()])
+    assert rename_camera(tmp_path, "cam1", "left") == 1
+    async with opened(tmp_path) as ledger:
+        again = await ledger.record([page()])
+        assert (again.outcome, again.ids) == (Recording.KNOWN, first.ids)
+        assert (await ledger.record([page()])).ids == first.ids
+        assert len((await ledger.results())[0]) == 1
