@@ -82,7 +82,7 @@ class Connection:
         connection = cls(await dialler.dial(), dialler, inbound)
         connection._attach()
         try:
-            await _first(connection._accepted, connection.lost, timeout_s=dialler.deadline_s)
+            await first(connection._accepted, connection.lost, timeout_s=dialler.deadline_s)
         except asyncio.CancelledError:
             connection.drop()
             raise
@@ -128,7 +128,7 @@ class Connection:
             raise ConnectionLost
         answer: asyncio.Future[int] = self._loop.create_future()
         self._subscribed[mid] = answer
-        await _first(answer, self.lost)
+        await first(answer, self.lost)
         if not answer.done():
             raise ConnectionLost
         return answer.result()
@@ -239,6 +239,6 @@ class Connection:
         self._inbound(message.topic, bytes(message.payload), message.retain)
 
 
-async def _first(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
+async def first(*futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
     """Until one of them is done."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

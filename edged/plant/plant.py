@@ -24,7 +24,7 @@ from edged.config.peers import Confirm
 from edged.errors import Unavailable
 from edged.nouns import Board, HealthItem, HealthStatus
 from edged.plant.acks import Acks
-from edged.plant.client import Connection, ConnectionLost
+from edged.plant.client import Connection, ConnectionLost, first
 from edged.plant.dialling import Dialler, Refused
 from edged.plant.outbox import Outbox
 from edged.plant.presence import Facts, Presence
@@ -38,6 +38,8 @@ STEADY_S = 10.0
 REFUSED_S = 30.0
 """A broker that refuses us is asked no more often: somebody has to change something first."""
 END_S = 3.0
+SETTLED_S = 2.0
+"""A lost connection's answers are on disk by then, or the disk hangs: nobody waits for it to connect again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,18 @@ class Plant:
         self._ack_topic = f"{config.topic_base}/ack"
         self._ack_refused = False
         self._connection: Connection | None = None
+        self._sessions: asyncio.TaskGroup | None = None
+        self._session: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
         self._cause, self._hint = "not connected yet", ""
         self._told: tuple[HealthStatus, str] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; never raises for a broker that is away."""
+        async with asyncio.TaskGroup() as self._sessions:
+            await self._keep_connected(stop)
+
+    async def _keep_connected(self, stop: asyncio.Event) -> None:
         attempt = 0
         while not stop.is_set():
             connection = await self._open(stop)
@@ -169,12 +177,23 @@ class Plant:
             self._report()
             async with asyncio.TaskGroup() as group:
                 presence = group.create_task(self._present(connection), name="plant.presence")
-                await self.publisher.run(connection, stop, self._acks)
+                await self._drain(connection, stop)
                 presence.cancel()
             if not connection.lost.done():
                 await self.presence.goodbye(connection)
         except ConnectionLost:
             return  # why stands in `lost`
+
+    async def _drain(self, connection: Connection, stop: asyncio.Event) -> None:
+        """One session at a time. One whose connection is gone may still wait for a disk that hangs: presence and health do not."""
+        assert self._sessions is not None, "run() is not running"
+        if self._session is not None:
+            await first(self._session, connection.lost)
+            if not self._session.done():
+                return
+        self._session = self._sessions.create_task(self.publisher.run(connection, stop, self._acks), name="plant.session")
+        await first(self._session, connection.lost)
+        await asyncio.wait({self._session}, timeout=SETTLED_S)
 
     async def _guard(self, connection: Connection, stop: asyncio.Event) -> None:
         """A broker that no longer answers must not hold up the end."""

@@ -47,6 +47,7 @@ class Publisher:
         self.suspects: set[int] = set()
         self.in_flight = 0
         self._silenced: OutboxRow | None = None
+        self._unreached = False
         self._accused: set[int] = set()
         self._acquitted: deque[float] = deque(maxlen=STRIKES_CAP)
         self._began = False
@@ -73,13 +74,14 @@ class Publisher:
 
     async def reached(self) -> None:
         """A try to connect has worked."""
+        self._unreached = False
         if (row := self._silenced) is not None:
             self._silenced = None
             await self._strike(row)
 
     def unreachable(self) -> None:
         """A try to connect has failed: whatever silenced the broker was no row of ours."""
-        self._silenced = None
+        self._silenced, self._unreached = None, True
 
     async def after_loss(self, connection: Connection, rows: Sequence[OutboxRow]) -> None:
         """`rows` were in flight. They are sent again one at a time, and one that was alone may be to blame."""
@@ -93,7 +95,7 @@ class Publisher:
         if loss.excused or connection.outstanding_at_loss != 1 or not connection.answered:
             return
         if loss.silent:
-            self._silenced = rows[0]
+            self._silenced = None if self._unreached else rows[0]  # the disk may have kept us until after the next try
         else:
             await self._strike(rows[0])
 

@@ -81,6 +81,14 @@ async def test_a_broker_that_fell_silent_and_cannot_be_reached_next_accuses_nobo
     assert case.strikes() == 0
 
 
+async def test_a_failed_try_excuses_the_row_even_if_the_loss_is_taken_in_after_it(case: Case) -> None:
+    for _ in range(5):
+        case.publisher.unreachable()
+        await case.lose(SILENT)  # the disk was slow
+        await case.publisher.reached()
+    assert case.strikes() == 0
+
+
 async def test_a_row_on_which_the_broker_falls_silent_and_is_there_again_at_once_is_condemned(case: Case) -> None:
     for _ in range(3):
         await case.lose(SILENT)

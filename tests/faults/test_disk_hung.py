@@ -44,3 +44,28 @@ def test_a_disk_that_hangs_is_told_while_status_answers_and_goes_on_when_it_thaw
     fault.row(
         how=f"fsfreeze, {seconds} s", tally=station.tally(), recovered_s=recovered_s, note=f"alarm after {told_s:.0f} s", ok=told_s < 30
     )
+
+
+@pytest.mark.fault("state disk hangs, and the broker restarts", matrix=(14, 24))
+def test_a_broker_that_restarts_while_the_disk_hangs_is_told_and_met_again(
+    make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
+) -> None:
+    disk = make_disk(64)
+    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
+    station.drop(20)
+    station.settle()
+    with station.feeding(20):
+        station.broker.freeze()
+        time.sleep(1)  # now messages are on their way
+        with disk.frozen():
+            station.broker.stop()
+            station.wait_health("broker", "down", 15)
+            station.broker.start()
+            began = time.monotonic()
+            station.wait_health("broker", "ok", 30)
+            met_s = time.monotonic() - began
+            station.wait_health("ledger", "down", 30)
+            station.over()
+        wait_until(lambda: station.health()["ledger"]["status"] == "ok", 10, "the ledger is well again")
+    recovered_s = station.settle()
+    fault.row(how="fsfreeze, and a restart", tally=station.tally(), recovered_s=recovered_s, note=f"connected in {met_s:.1f} s")
