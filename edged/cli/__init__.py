@@ -35,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
     tail.add_argument("--once", action="store_true", help="print those and end")
     trace = command("trace", "remote:trace", "one file's timeline: seen, settled, judged, recorded, delivered, or why not")
     _remote(trace)
-    trace.add_argument("name", metavar="NAME", nargs="?", help="a file name, or its path below the camera's folder")
-    trace.add_argument("--lot", metavar="LOT", help="the results of a lot, in place of a file")
+    of = trace.add_mutually_exclusive_group(required=True)
+    of.add_argument("name", metavar="NAME", nargs="?", help="a file name, or its path below the camera's folder")
+    of.add_argument("--lot", metavar="LOT", help="the results of a lot, in place of a file")
 
     _acting(command)
 
@@ -60,15 +61,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--faults", type=float, default=0.0, metavar="SHARE", help="share of truncated and corrupt files, 0..1")
     simulate.add_argument("--seed", type=int, default=1)
 
-    cameras = command("cameras", "cameras:cameras", "give a camera's past to its new name; pause it; let it go on")
-    _remote(cameras)
-    verbs = cameras.add_subparsers(dest="verb", required=True, metavar="VERB")
-    rename = verbs.add_parser("rename", help="what is recorded of camera OLD is NEW's from now on; the daemon must be stopped")
-    rename.add_argument("old", metavar="OLD", help="the name that the configuration no longer has")
-    rename.add_argument("new", metavar="NEW", help="the name that it has now")
-    for verb, about in (("pause", "judge nothing of a camera until it is resumed"), ("resume", "let a paused or held camera go on")):
-        verbs.add_parser(verb, help=about + "; asks the running daemon, with --token-file").add_argument("name", metavar="CAMERA")
-
+    _cameras(command("cameras", "act:cameras", "give a camera's past to its new name; pause it; let it go on"))
     _database(command("db", "db:db", "look at the ledger's file, copy it, make it small"))
     command("schema", "offline:schema", "print the JSON Schema of the result message")
     return top
@@ -83,7 +76,7 @@ def _acting(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None
     _waits(again)
     once_more = command("republish", "act:republish", "send a recorded result once more: the same id, the same body")
     _remote(once_more)
-    once_more.add_argument("id", metavar="ID")
+    once_more.add_argument("id", metavar="ID", help="the result's id, as edged trace tells it")
     outbox = command("outbox", "act:outbox", "what waits for delivery, and what is parked and why; retry sends what is parked once more")
     _remote(outbox)
     outbox.add_argument("action", nargs="?", choices=["list", "retry"], default="list")
@@ -91,11 +84,29 @@ def _acting(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None
     _remote(quarantine)
     quarantine.add_argument("action", nargs="?", choices=["list", "release"], default="list")
     quarantine.add_argument("id", nargs="?", metavar="ID", help="of the result to release")
-    quarantine.add_argument("-n", type=int, default=100, metavar="N", help="list the newest N (default 100)")
+    quarantine.add_argument("-n", type=_count, default=100, metavar="N", help="list the newest N (default 100)")
     _waits(quarantine)
+    quarantine.set_defaults(wrong=quarantine.error)
     audit = command("audit", "act:audit", "who changed what, newest first")
     _remote(audit)
-    audit.add_argument("-n", type=int, default=50, metavar="N", help="the newest N (default 50, at most 500)")
+    audit.add_argument("-n", type=_count, default=50, metavar="N", help="the newest N (default 50, at most 500)")
+
+
+def _cameras(sub: argparse.ArgumentParser) -> None:
+    _remote(sub)
+    verbs = sub.add_subparsers(dest="verb", required=True, metavar="VERB")
+    rename = verbs.add_parser("rename", help="what is recorded of camera OLD is NEW's from now on; the daemon must be stopped")
+    rename.set_defaults(does="rename:rename")
+    rename.add_argument("old", metavar="OLD", help="the name that the configuration no longer has")
+    rename.add_argument("new", metavar="NEW", help="the name that it has now")
+    for verb, about in (("pause", "judge nothing of a camera until it is resumed"), ("resume", "let a paused or held camera go on")):
+        verbs.add_parser(verb, help=about + "; asks the running daemon, with --token-file").add_argument("name", metavar="CAMERA")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return int(text)
 
 
 def _waits(sub: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""rejudge, republish, outbox, quarantine, audit: asked of the running daemon over HTTP; what changes something needs a token."""
+"""rejudge, republish, outbox, quarantine, audit, cameras: asked of the running daemon over HTTP; what changes something needs a token."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def outbox(args: argparse.Namespace) -> int:
 
 def quarantine(args: argparse.Namespace) -> int:
     """Lists rejected images; `release` judges the kept copy of one again."""
+    if (args.action == "release") != (args.id is not None):
+        args.wrong("the id of the image is given with release, and only with it: edged quarantine release ID")
     ask = client(args)
     if args.action == "release":
-        if args.id is None:
-            raise Ambiguous("which image is to be released is not said", "edged quarantine release ID; edged quarantine lists them.")
         return _await(ask, ask(f"/api/v1/quarantine/{urllib.parse.quote(args.id)}/release", {}), args)
     images, after = list[Json](), ""
     while len(images) < args.n:
@@ -77,8 +77,15 @@ def quarantine(args: argparse.Namespace) -> int:
     return 0
 
 
+def cameras(args: argparse.Namespace) -> int:
+    """pause, resume."""
+    facts = client(args)(f"/api/v1/cameras/{urllib.parse.quote(args.name, safe='')}/{args.verb}", {})
+    print(json.dumps(facts) if args.json else f"camera {facts['name']}: {facts['held'] or 'goes on'}")
+    return 0
+
+
 def audit(args: argparse.Namespace) -> int:
-    answer = client(args)(f"/api/v1/audit?limit={min(max(args.n, 1), 500)}")
+    answer = client(args)(f"/api/v1/audit?limit={min(args.n, 500)}")
     for row in answer["changes"]:
         if args.json:
             print(json.dumps(row))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any, Protocol
 
 from edged.cli import DEFAULT_CONFIG
-from edged.config import load
+from edged.configfiles import read
 from edged.errors import ConfigError, Unavailable
 
 Json = dict[str, Any]
+TIMEOUT_S = 10.0
 
 
 def status(args: argparse.Namespace) -> int:
@@ -44,8 +45,8 @@ def status(args: argparse.Namespace) -> int:
 
 def tail(args: argparse.Namespace) -> int:
     """Prints results in the order of their sequence, oldest first."""
-    get = client(args)
-    rows: list[Json] = get(f"/api/v1/results?limit={max(args.n, 1)}")["results"]
+    ask = client(args)
+    rows: list[Json] = ask(f"/api/v1/results?limit={max(args.n, 1)}")["results"]
     last = 0
     while True:
         for row in sorted(rows, key=lambda row: int(row["sequence"])):
@@ -55,7 +56,7 @@ def tail(args: argparse.Namespace) -> int:
         if args.once:
             return 0
         time.sleep(0.5)
-        rows = get("/api/v1/results?limit=200")["results"]
+        rows = ask("/api/v1/results?limit=200")["results"]
 
 
 def trace(args: argparse.Namespace) -> int:
@@ -78,11 +79,6 @@ def _line(row: Json) -> str:
     return f"{row['decided']}  {row['verdict']:6} {row['camera']:10} {row['name']:40} {row['reason']}"
 
 
-def act(args: argparse.Namespace, path: str) -> Json:
-    """POSTs to the running daemon, with the token that a change of its state needs."""
-    return client(args)(path, {})
-
-
 class Client(Protocol):
     def __call__(self, path: str, send: Json | None = None) -> Json:
         """The answer to GET, or to POST with a body. Raises Told with the problem's status, or Unavailable."""
@@ -98,32 +94,49 @@ class Told(Unavailable):
 
 def client(args: argparse.Namespace) -> Client:
     base = args.url or _address(args.config)
+    where = urllib.parse.urlsplit(base)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
     headers = {"Accept": "application/json"}
     if args.token_file:
-        headers["Authorization"] = "Bearer " + args.token_file.read_text().strip()
+        headers["Authorization"] = f"Bearer {_token(args.token_file)}"
 
-    def get(path: str, send: Json | None = None) -> Json:
-        body = None if send is None else json.dumps(send).encode()
+    def ask(path: str, send: Json | None = None) -> Json:
+        body = None if send is None else json.dumps(send)
         more = {} if body is None else {"Content-Type": "application/json"}
-        request = urllib.request.Request(base + path, body, headers | more)  # noqa: S310 - http(s)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-                found: Json = json.load(answer)
-                return found
-        except urllib.error.HTTPError as error:
-            raise Told(error.code, json.load(error) if "json" in error.headers.get_content_type() else {"title": error.reason}) from None
-        except (OSError, ValueError) as error:
-            cause = getattr(error, "reason", error)
-            raise Unavailable(f"the daemon at {base}", str(cause), "See whether it runs: systemctl status edged.") from None
+            with contextlib.closing(kind(where.netloc, timeout=TIMEOUT_S)) as connection:
+                connection.request("GET" if body is None else "POST", where.path.rstrip("/") + path, body, headers | more)
+                answer = connection.getresponse()
+                text = answer.read()
+                speaks = answer.headers.get_content_type() in ("application/json", "application/problem+json")
+                found: Json = json.loads(text) if speaks else {"title": answer.reason}
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Unavailable(f"the daemon at {base}", cause, "See whether it runs: systemctl status edged.") from None
+        if answer.status >= http.HTTPStatus.BAD_REQUEST:
+            raise Told(answer.status, found)
+        if not speaks:
+            raise Unavailable(f"the daemon at {base}", "another program answers there", "Correct --url, or [http] bind.")
+        return found
 
-    return get
+    return ask
 
 
-def _address(config: Path | None) -> str:
+def _token(file: Path) -> str:
     try:
-        http = load(config or DEFAULT_CONFIG).http
-    except ConfigError:
-        if config is not None:
-            raise
-        return "http://127.0.0.1:9180"
-    return f"{'https' if http.tls_cert else 'http'}://{http.bind}"
+        words = file.read_text("ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unavailable(f"the token file {file}", getattr(error, "strerror", None) or "it is not plain text") from None
+    if len(words) != 1:
+        raise Unavailable(f"the token file {file}", f"it holds {len(words)} words", "It must hold the token and nothing else.")
+    return words[0]
+
+
+def _address(file: Path | None) -> str:
+    """The sections are not loaded for it: that would take longer than the daemon's answer."""
+    data, _, problems = read(file or DEFAULT_CONFIG)
+    if file is not None and problems:
+        raise ConfigError(problems)
+    told = data.get("http")
+    section = told if isinstance(told, dict) else {}
+    return f"{'https' if section.get('tls_cert') else 'http'}://{section.get('bind', '127.0.0.1:9180')}"

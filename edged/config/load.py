@@ -1,99 +1,34 @@
-"""Reads `edged.toml`, its drop-ins and `EDGED_*`; reports every problem with the file and key it stands in, and the key that was meant."""
+"""From the files to a `Config`: every problem with the file and key it stands in, and the key that was meant."""
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from edged.config.problems import Where, explained
+from edged.config.problems import explained
 from edged.config.root import Config
+from edged.configfiles import Where, built_in, read
 from edged.errors import ConfigError, ConfigProblem
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration of `path`, its drop-ins `{path}.d/*.toml` in name order, then `EDGED_SECTION__KEY` (TOML values).
-
-    Raises ConfigError with all problems at once.
-    """
-    problems: list[ConfigProblem] = []
-    where: Where = {}
-    data: dict[str, Any] = {}
-    files = [path, *sorted(path.with_name(path.name + ".d").glob("*.toml"))]
-    for file in files:
-        _merge(data, _read(file, problems), (), str(file), where)
-    return _validated(data, environ, where, problems, str(path))
+    """The configuration of `path`, its drop-ins and the environment. Raises ConfigError with all problems at once."""
+    return _validated(*read(path, environ), str(path))
 
 
-def from_data(data: dict[str, Any], environ: Mapping[str, str] = os.environ) -> Config:
+def from_data(data: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Config:
     """A configuration without a file: `data`, then the environment. Raises ConfigError like `load`."""
-    where: Where = {}
-    merged: dict[str, Any] = {}
-    _merge(merged, data, (), "built in", where)
-    return _validated(merged, environ, where, [], "built in")
+    return _validated(*built_in(data, environ), "built in")
 
 
-def _validated(data: dict[str, Any], environ: Mapping[str, str], where: Where, problems: list[ConfigProblem], default: str) -> Config:
-    _merge_environment(data, environ, where, problems)
+def _validated(data: dict[str, Any], where: Where, problems: list[ConfigProblem], default: str) -> Config:
     if problems:
         raise ConfigError(problems)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(explained(error, data, where, default)) from None
-
-
-def _read(file: Path, problems: list[ConfigProblem]) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        problems.append(ConfigProblem(str(file), "-", "the file does not exist", "give its path with --config"))
-    except OSError as error:
-        problems.append(ConfigProblem(str(file), "-", f"the file cannot be read: {error.strerror}"))
-    except UnicodeDecodeError:
-        problems.append(ConfigProblem(str(file), "-", "the file is not UTF-8"))
-    except tomllib.TOMLDecodeError as error:
-        problems.append(ConfigProblem(str(file), "-", f"not valid TOML: {error}"))
-    return {}
-
-
-def _merge(into: dict[str, Any], data: Mapping[str, Any], at: tuple[str, ...], source: str, where: Where) -> None:
-    """Tables merge key by key; `[[camera]]` and `[[recipe]]` of a drop-in are appended, any other value is replaced."""
-    for key, value in data.items():
-        here = (*at, key)
-        where.setdefault(here, source)
-        if isinstance(value, dict):
-            if not isinstance(into.get(key), dict):  # a table where another file has a list: the section says what it must be
-                into[key], where[here] = {}, source
-            _merge(into[key], value, here, source, where)
-        elif key in ("camera", "recipe") and not at and isinstance(value, list):
-            if not isinstance(items := into.setdefault(key, []), list):
-                items = into[key] = []
-            for item in value:
-                where[(*here, str(len(items)))] = source
-                items.append(item)
-        else:
-            into[key] = value
-            where[here] = source
-
-
-def _merge_environment(data: dict[str, Any], environ: Mapping[str, str], where: Where, problems: list[ConfigProblem]) -> None:
-    for name, text in sorted(environ.items()):
-        if not name.startswith("EDGED_") or "__" not in name:
-            continue
-        section, _, key = name.removeprefix("EDGED_").lower().partition("__")
-        try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = text  # a bare word is a string
-        if section not in data:
-            where[(section,)] = f"environment {name}"
-        if not isinstance(table := data.setdefault(section, {}), dict):
-            problems.append(ConfigProblem(f"environment {name}", section, "lists cannot be set by environment"))
-            continue
-        table[key] = value
-        where[(section, key)] = f"environment {name}"

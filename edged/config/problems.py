@@ -12,10 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from edged.config.root import Config
+from edged.configfiles import Where
 from edged.errors import ConfigProblem
-
-Where = dict[tuple[str, ...], str]
-"""Which file a key came from, by its path; list positions count as keys."""
 
 _MUST = {
     "tuple_type": "this must be a list",

@@ -1,28 +1,18 @@
-"""cameras rename: in the ledger, while no daemon runs. cameras pause, resume: asked of the running daemon."""
+"""cameras rename: in the ledger, while no daemon runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import urllib.parse
 from typing import NoReturn
 
 from edged.cli import DEFAULT_CONFIG
-from edged.cli.remote import act
 from edged.config import load
 from edged.errors import ConfigError, ConfigProblem
 from edged.ledger import rename_camera
 
 
-def cameras(args: argparse.Namespace) -> int:
-    if args.verb == "rename":
-        return _rename(args)
-    facts = act(args, f"/api/v1/cameras/{urllib.parse.quote(args.name, safe='')}/{args.verb}")
-    print(json.dumps(facts) if args.json else f"camera {facts['name']}: {facts['held'] or 'goes on'}")
-    return 0
-
-
-def _rename(args: argparse.Namespace) -> int:
+def rename(args: argparse.Namespace) -> int:
     config = load(args.config or DEFAULT_CONFIG)
     names = {camera.name for camera in config.camera}
     if args.new not in names:
