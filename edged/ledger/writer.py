@@ -1,4 +1,4 @@
-"""The one thread that writes: group commit, checkpoints, and getting over a disk that fails.
+"""The one thread that writes: group commit, and getting over a disk that fails.
 
 Invariants
 - Only this thread uses the write connection. A job runs in it, twice if another of its group fails; one that fails takes nobody with it.
@@ -13,42 +13,26 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from edged.errors import LedgerCorrupt, Unavailable
-from edged.failpoints import reach
 from edged.ledger.connection import open_writer, translated
+from edged.ledger.jobs import HINT, Job, Jobs, commit
 from edged.ledger.mark import Mark
 from edged.ledger.rebuild import distrust
+from edged.ledger.wal import Wal
 from edged.nouns import Board, HealthStatus
 
 T = TypeVar("T")
 
-GROUP: Final = 512
 TICK_S: Final = 1.0
-CHECKPOINT_PAGES: Final = 2000
-PAGES_A_GROUP: Final = 12
-CHANGES_A_PAGE: Final = 4
-"""SQLite does not tell how long the log is without syncing it, so its growth is estimated."""
-WAL_BYTES: Final = 64 * 1024**2
 _DISK: Final = (sqlite3.Error, OSError, MemoryError, Unavailable, LedgerCorrupt)
 """What opening, committing and probing may raise; what a job raises is its own, unless SQLite says so."""
-HINT: Final = "Images wait in their folders; the daemon goes on by itself once the ledger can be written."
-
-
-@dataclass(slots=True)
-class Job(Generic[T]):
-    run: Callable[[sqlite3.Connection], T]
-    future: asyncio.Future[T]
-    answer: T | None = None
-    error: BaseException | None = field(default=None)
 
 
 class Writer:
@@ -68,7 +52,7 @@ class Writer:
     ) -> None:
         self._path, self._board, self._committed, self._tick, self._look, self._tick_s = path, board, committed, tick, look, tick_s
         self._refused = refused
-        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._jobs = Jobs()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._loop = asyncio.get_running_loop()
@@ -78,10 +62,8 @@ class Writer:
         self.trouble: tuple[str, str] | None = None
         """Cause and hint while the file cannot be written."""
         self._under_way: list[Job[Any]] = []
-        self._pages = 0.0
-        self._changes = 0
         self._mark = Mark(path)
-        self._wal = path.with_name(path.name + "-wal")
+        self._wal = Wal(path)
 
     def start(self, first: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Opens the file, so that its errors are the caller's, lets `first` look at it, and starts the thread."""
@@ -116,7 +98,7 @@ class Writer:
         written.add_done_callback(lambda done: done.exception())  # a full disk keeps nobody from ending
         self._jobs.put(Job(last, written))
         self._closed = True
-        self._jobs.put(None)
+        self._jobs.end()
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
@@ -131,7 +113,7 @@ class Writer:
                 self.fault = RuntimeError("the ledger's writer has ended")
             left, done = self._under_way, False
             while not done:
-                jobs, done = self._next(0.0)
+                jobs, done = self._jobs.group(0.0)
                 left, done = left + jobs, done or not jobs
             for job in left:
                 job.error = RuntimeError("the ledger's writer has ended")
@@ -142,7 +124,7 @@ class Writer:
         ticked = time.monotonic()
         while True:
             self.beat = time.monotonic()
-            jobs, last = self._next(max(0.0, ticked + self._tick_s - time.monotonic()))
+            jobs, last = self._jobs.group(max(0.0, ticked + self._tick_s - time.monotonic()))
             if jobs:
                 self._under_way = jobs
                 self._group(jobs)
@@ -158,69 +140,16 @@ class Writer:
             self._connection.close()
         self._mark.close()
 
-    def _next(self, wait_s: float) -> tuple[list[Job[Any]], bool]:
-        jobs: list[Job[Any]] = []
-        try:
-            job = self._jobs.get(timeout=wait_s)
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == GROUP:
-                    return jobs, False
-                job = self._jobs.get_nowait()
-        except queue.Empty:
-            return jobs, False
-        return jobs, True
-
     def _group(self, jobs: list[Job[Any]]) -> None:
         """One transaction for all of them, then one hop into the loop."""
         try:
             connection = self._connection or self._reopened()
-            if not self._together(connection, jobs):
-                self._one_by_one(connection, jobs)
+            commit(connection, jobs, self._path)
             self._mark.note(connection)
-            self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
-            self._changes = connection.total_changes
+            self._wal.grew(connection)
         except _DISK as error:
             self._failed(jobs, error)
         self._loop.call_soon_threadsafe(self._answer, jobs)
-
-    def _together(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
-        """The common case, without savepoints; False: one of them failed, and nothing was done."""
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for job in jobs:
-                job.answer = job.run(connection)
-        except Exception as error:  # noqa: BLE001 - handed to its caller, who waits for it
-            self._raise_if_of_the_disk(connection, error)
-            connection.execute("ROLLBACK")
-            return False
-        reach("ledger.uncommitted")
-        connection.execute("COMMIT")
-        reach("ledger.committed")
-        return True
-
-    def _one_by_one(self, connection: sqlite3.Connection, jobs: list[Job[Any]]) -> None:
-        """Each in a savepoint of its own, so that the one that fails takes nobody with it."""
-        connection.execute("BEGIN IMMEDIATE")
-        for job in jobs:
-            connection.execute("SAVEPOINT job")
-            try:
-                job.answer = job.run(connection)
-            except Exception as error:  # noqa: BLE001 - handed to its caller, who waits for it
-                self._raise_if_of_the_disk(connection, error)
-                connection.execute("ROLLBACK TO job")
-                job.error = error
-            connection.execute("RELEASE job")
-        reach("ledger.uncommitted")
-        connection.execute("COMMIT")
-        reach("ledger.committed")
-
-    def _raise_if_of_the_disk(self, connection: sqlite3.Connection, error: Exception) -> None:
-        """Nobody's fault, and everybody's: SQLite may have given the whole transaction up."""
-        if isinstance(error, sqlite3.Error) and (translated(error, self._path) is not None or not connection.in_transaction):
-            raise error
-        if not connection.in_transaction:
-            raise Unavailable("the ledger", f"the transaction was given up ({error})", HINT) from error
 
     def _told(self, error: Exception) -> Exception:
         """As an error of ours, where the disk or the memory is to blame."""
@@ -270,7 +199,8 @@ class Writer:
         except (sqlite3.Error, Unavailable):
             connection.close()
             raise
-        self._connection, self._changes = connection, 0
+        self._connection = connection
+        self._wal.opened()
         return connection
 
     def _idle(self) -> None:
@@ -290,24 +220,9 @@ class Writer:
             self._board.report("ledger", HealthStatus.OK)
 
     def _checkpoint(self) -> None:
-        """Between commits, never inside one. A passive one waits for no reader; only a log far too long is cut, if no reader holds it."""
-        connection = self._connection
-        if connection is None or self._pages < CHECKPOINT_PAGES:
+        if self._connection is None:
             return
-        self._pages = 0.0
-        reach("ledger.checkpoint")
         try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            reach("ledger.checkpointed")
-            if self._wal_bytes() > WAL_BYTES:
-                connection.execute("PRAGMA busy_timeout = 0")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                connection.execute("PRAGMA busy_timeout = 5000")
+            self._wal.write_back(self._connection)
         except _DISK as error:
             self._failed([], error)
-
-    def _wal_bytes(self) -> int:
-        try:
-            return self._wal.stat().st_size
-        except OSError:
-            return 0

@@ -22,7 +22,7 @@ from edged.config import After, Camera
 from edged.errors import Unavailable
 from edged.intake.disposal import Disposal, Pending
 from edged.intake.quarantine import Quarantine
-from edged.ledger import Ledger, connection, retention, writer
+from edged.ledger import Ledger, connection, retention, wal
 from edged.ledger import ledger as figures
 from edged.nouns import VerdictKind
 from edged.shelf import Limits
@@ -37,7 +37,7 @@ async def record(state: Path, ack: Ack, *, first: int, synchronous: str = "FULL"
     connection.WRITER_PRAGMAS = tuple(
         each.replace("synchronous = FULL", f"synchronous = {synchronous}") for each in connection.WRITER_PRAGMAS
     )
-    writer.CHECKPOINT_PAGES = checkpoint_pages or writer.CHECKPOINT_PAGES
+    wal.CHECKPOINT_PAGES = checkpoint_pages or wal.CHECKPOINT_PAGES
     options: dict[str, Any] = {}
     if prune:
         figures.FIGURES_S, figures.FIGURES_SHARE = 0.02, 1
