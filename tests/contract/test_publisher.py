@@ -54,7 +54,7 @@ async def running(outbox: MemoryOutbox, port: int, board: Board | None = None, *
         yield plant
 
 
-async def until(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, "this did not come true in time"

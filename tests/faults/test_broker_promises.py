@@ -44,7 +44,7 @@ def told(folder: Path, mes: Mes) -> Delivery:
     return delivery(folder / "ledger.db", list(mes.arrivals))
 
 
-async def confirmed(ledger: Ledger, rows: int, timeout_s: float = 20) -> None:
+async def confirmed(ledger: Ledger, rows: int, timeout_s: float = 60) -> None:
     """Until every one of so many results is delivered."""
 
     def there() -> bool:

@@ -165,4 +165,4 @@ def make_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
     yield make
     for disk in disks:
         disk.unmount()
-        wait_until(disk.let_go, 10, "the loop device lets go of the image")
+        wait_until(disk.let_go, 60, "the loop device lets go of the image")

@@ -48,7 +48,9 @@ class Table:
         lines = [titles, *[_cells(row) for row in self.rows]]
         widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
         shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return [*shown, *(f"NOT RUN: {name}: {reason}" for name, reason in self.not_run)]
+        well = sum(row.ok for row in self.rows)
+        count = f"{well} ok, {len(self.rows) - well} failed, {len(self.not_run)} not run"
+        return [*shown, *(f"NOT RUN: {name}: {reason}" for name, reason in self.not_run), count]
 
     def json(self) -> str:
         rows = [asdict(row) for row in self.rows if not row.control]
