@@ -10,7 +10,7 @@ from edged.web.acting import Changes, Page
 
 if TYPE_CHECKING:
     from edged.daemon import Daemon
-    from edged.ledger.rejudgement import Judged, Rejudgement
+    from edged.ledger.judged import Judged, Rejudgement
 
 
 class Actions:

@@ -22,7 +22,8 @@ from edged.config import Camera, IdentityKind, Recipe
 from edged.errors import Conflict, Unavailable
 from edged.intake import Sought, identify
 from edged.intake.finding import Found
-from edged.ledger.rejudgement import LATE, Judged, Rejudgement, Rejudgements
+from edged.ledger.judged import Judged, Rejudgement
+from edged.ledger.rejudgement import LATE, Rejudgements
 from edged.nouns import Again, Identity, Landing, LateSidecar, PageResult, Verdict, VerdictKind
 
 log = structlog.get_logger("edged.late")
@@ -126,7 +127,9 @@ class LateSidecars:
         """From what the ledger holds: pixels and models are not asked."""
 
         def pages(row: Rejudgement) -> list[PageResult]:
-            landing = self._landing(row, identity, sidecar)
+            folder, recipe = self._cameras[sidecar.camera].folder, judged.recipe or str(self._cameras[sidecar.camera].recipe)
+            again = Again(judged.row, row.judgement, judged.sha256, str(folder), judged.path, judged.mtime_ns, 0)
+            landing = judged.landing(again, folder, identity, recipe, sidecar.data, self._monotonic())
             made = [self._page_of(body["data"], landing, decided=self._utcnow(), judgement=row.judgement) for body in judged.bodies]
             return [replace(page, verdict=verdict(judged, identity, page.verdict)) for page in made]
 
@@ -140,21 +143,3 @@ class LateSidecars:
         if verdict.kind is VerdictKind.ERROR:
             return verdict
         return replace(verdict, kind=VerdictKind.REVIEW, reason=f"image-gone; recipe {identity.recipe} was never applied; {verdict.reason}")
-
-    def _landing(self, row: Rejudgement, identity: Identity, sidecar: LateSidecar) -> Landing:
-        judged, camera = row.judged, self._cameras[sidecar.camera]
-        return Landing(
-            camera=camera.name,
-            folder=str(camera.folder),
-            path=judged.path,
-            size=judged.size,
-            mtime_ns=judged.mtime_ns,
-            inode=0,
-            identity=identity,
-            recipe=judged.recipe or str(camera.recipe),
-            detected=judged.detected,
-            settle_ms=0.0,
-            settled_monotonic=self._monotonic(),
-            sidecar=sidecar.data,
-            again=Again(judged.row, row.judgement, judged.sha256, str(camera.folder), judged.path, judged.mtime_ns, 0),
-        )

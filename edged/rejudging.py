@@ -25,7 +25,8 @@ from edged.config import Camera, IdentityKind
 from edged.errors import Conflict, Unavailable
 from edged.failpoints import reach
 from edged.intake import Found, Sought, identify
-from edged.ledger.rejudgement import ASKED, RELEASED, Judged, Rejudgement, Rejudgements
+from edged.ledger.judged import Judged, Rejudgement
+from edged.ledger.rejudgement import ASKED, RELEASED, Rejudgements
 from edged.nouns import Again, Change, Frame, Identity, Landing, Recorded, VerdictKind
 
 log = structlog.get_logger("edged.rejudging")
@@ -186,8 +187,10 @@ class Rejudging:
         except Unavailable:
             self._not_before[row.number] = self._monotonic() + AGAIN_S
             return None
-        self._under_way[row.judged.row, row.judgement] = (row, found)
-        return self._landing(row, camera, identity, recipe, found)
+        judged = row.judged
+        self._under_way[judged.row, row.judgement] = (row, found)
+        again = Again(judged.row, row.judgement, judged.sha256, found.folder, found.path, found.mtime_ns, found.inode)
+        return judged.landing(again, camera.folder, identity, recipe, row.sidecar, self._monotonic())
 
     def _identity(self, row: Rejudgement, camera: Camera) -> tuple[Identity, str]:
         """Who the image is, as it was said first or as a late sidecar says, and the recipe as it is configured now."""
@@ -204,24 +207,6 @@ class Rejudging:
         if row.recipe is not None:  # somebody said which, so the name that nobody configured counts no more
             identity = replace(identity, recipe=None)
         return identity, str(recipe)
-
-    def _landing(self, row: Rejudgement, camera: Camera, identity: Identity, recipe: str, found: Found) -> Landing:
-        judged = row.judged
-        return Landing(
-            camera=camera.name,
-            folder=str(camera.folder),
-            path=judged.path,
-            size=judged.size,
-            mtime_ns=judged.mtime_ns,
-            inode=found.inode,
-            identity=identity,
-            recipe=recipe,
-            detected=judged.detected,
-            settle_ms=0.0,
-            settled_monotonic=self._monotonic(),
-            sidecar=row.sidecar,
-            again=Again(judged.row, row.judgement, judged.sha256, found.folder, found.path, found.mtime_ns, found.inode),
-        )
 
     async def _give_up(self, row: Rejudgement, outcome: str, cause: str) -> None:
         await self._rejudgements.give_up(row, outcome, cause)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -19,58 +18,18 @@ from uuid import UUID
 from edged.errors import Conflict
 from edged.ledger.audit import Audit
 from edged.ledger.identity import identity
+from edged.ledger.judged import Judged, Rejudgement
 from edged.ledger.read import LAST, Facts, cut, place, utc, uuid_bytes, uuid_text
 from edged.ledger.reading import Readers
 from edged.ledger.record import Recorder
 from edged.ledger.rows import read_ns
 from edged.ledger.writer import Writer
-from edged.nouns import Change, PageResult, display_name
+from edged.nouns import Change, PageResult
 
 MAX_OPEN: Final = 1000
 ASKED: Final = "asked"
 RELEASED: Final = "released"
 LATE: Final = "late"
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A landing as the ledger has it. `ids`, `bodies`: of the newest judgement's pages, the bodies parsed, none when they are pruned.
-
-    `places`: paths below the camera's folder, each with where the file was moved to (text), newest first. `copies`: ids under which a
-    copy may be in quarantine. `sha256` is empty where the content was never hashed.
-    """
-
-    row: int
-    camera: str
-    path: bytes
-    size: int
-    mtime_ns: int
-    sha256: str
-    detected: datetime
-    judgement: int
-    ids: tuple[str, ...]
-    bodies: tuple[dict[str, Any], ...]
-    recipe: str | None
-    places: tuple[tuple[bytes, str | None], ...]
-    copies: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return display_name(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejudgement:
-    """One open row. `id`: what its first page's result will have."""
-
-    number: int
-    judgement: int
-    why: str  # asked | released | late
-    recipe: str | None
-    sidecar_kind: str | None
-    sidecar: bytes | None
-    id: str
-    judged: Judged
 
 
 class Rejudgements:

@@ -10,6 +10,7 @@ from edged.web.api import Api
 from edged.web.auth import Tokens
 from edged.web.cameras import CameraActions
 from edged.web.fence import BODY_BYTES, Names, check_caller, check_names, check_query, deliver, read_body
+from edged.web.pace import check_pace
 from edged.web.page import Page
 from edged.web.probes import Probes
 from edged.web.routes import Route
@@ -26,7 +27,8 @@ def application(config: Http, view: StationView, tokens: Tokens) -> web.Applicat
     table = routes(view)
     names = Names.of(config)
     by_address = {(route.method, route.path): route for route in table}
-    fence = [deliver(), check_names(names), check_caller(names, tokens, by_address), check_query(by_address), read_body()]
+    caller = check_caller(names, tokens, by_address)
+    fence = [deliver(), check_names(names), check_pace(), caller, check_query(by_address), read_body()]
     app = web.Application(middlewares=fence, client_max_size=BODY_BYTES)
     for route in table:
         if route.method == hdrs.METH_GET:

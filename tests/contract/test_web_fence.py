@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from contract.web_station import FakeStation, ask, assert_problem, bearing, opened, say
 from edged.config import Http
 from edged.errors import ConfigError, ModelMismatch, Unavailable
-from edged.web import Door, door, fence
+from edged.web import Door, door, fence, pace
 
 ENGINEER, OPERATOR, VIEWER = ("engineer-token-0123456789", "operator-token-0123456789", "viewer-token-0123456789ab")
 LOAD = "api/v1/models/die_defect/load"
@@ -36,6 +37,20 @@ async def test_every_answer_carries_the_security_headers(path: str) -> None:
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["Server"] == "edged"
+
+
+async def test_a_client_that_asks_for_changes_too_often_is_told_when_to_come_back_and_may_still_read(tokens_file: Path) -> None:
+    station = FakeStation()
+    async with opened(station, tokens_file=tokens_file) as url:
+        answers = [await ask(url + LOAD, "POST", headers=bearing(f"a-guessed-token-{number:04}")) for number in range(2 * pace.BURST)]
+        status, body, headers = answers[-1]
+        assert {status for status, _, _ in answers[: pace.BURST]} == {401}
+        assert_problem(body, status)
+        assert (status, headers["Retry-After"]) == (429, "1")
+        assert (await ask(url + "api/v1/status"))[0] == 200
+        assert (await ask(url + LOAD, "POST", headers=bearing(OPERATOR)))[0] == 429
+        await asyncio.sleep(1)
+        assert (await ask(url + LOAD, "POST", headers=bearing(OPERATOR)))[0] == 200
 
 
 async def test_an_address_that_does_not_exist_is_a_problem() -> None:
