@@ -18,7 +18,7 @@ from edged.errors import Unavailable
 from edged.ledger import backup, inspect, vacuum
 from edged.ledger.copies import BackupRefused
 from edged.nouns import Recording, VerdictKind
-from rigs.daemon import Daemon
+from rigs.daemon import ONE_CAMERA, Daemon
 from rigs.processes import free_port
 
 IMAGES = 60
@@ -181,25 +181,10 @@ async def test_a_vacuum_is_refused_while_the_daemon_has_the_ledger(tmp_path: Pat
         assert refused.value.hint.startswith("Stop the daemon first")
 
 
-CONFIG = """
-[triton]
-endpoints = ["127.0.0.1:{triton}"]
-[mqtt]
-port = {mqtt}
-[[recipe]]
-name = "maps"
-models = ["wafer_pattern"]
-[[camera]]
-name = "cam1"
-folder = "{folder}"
-recipe = "maps"
-"""
-
-
 @pytest.mark.timeout(240)  # a dozen starts of Python
 def test_the_commands_beside_a_running_daemon(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     (tmp_path / "drop").mkdir()
-    daemon = start_daemon(CONFIG.format(triton=free_port(), mqtt=free_port(), folder=tmp_path / "drop"), run=False)
+    daemon = start_daemon(ONE_CAMERA.format(triton=free_port(), mqtt=free_port(), folder=tmp_path / "drop"), run=False)
     daemon.start(ready=False)
     assert daemon.run("db", "check").stdout.startswith(f"The ledger {daemon.state}/ledger.db is whole: 0 results")
     checked = json.loads(daemon.run("db", "check", "--json").stdout)

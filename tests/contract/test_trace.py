@@ -20,30 +20,11 @@ import pytest
 from edged.ledger.connection import open_writer
 from edged.ledger.identity import content_hash, landing_hash, name_hash, place_hash
 from edged.ledger.schema import DELIVERED, DUE, HELD, PARKED
-from rigs.daemon import Daemon
+from rigs.daemon import ONE_CAMERA, Daemon
 from rigs.processes import free_port, wait_until
 
 BASE = "acme/fab2/litho/INSP07/edged/v1"
-TOML = """
-[station]
-enterprise = "acme"
-site = "fab2"
-area = "litho"
-tool = "INSP07"
-[triton]
-endpoints = ["127.0.0.1:{triton}"]
-[mqtt]
-port = {mqtt}
-[[recipe]]
-name = "maps"
-models = ["wafer_pattern"]
-[[camera]]
-name = "cam1"
-folder = "{folder}"
-recipe = "maps"
-recursive = true
-poll_s = 0.2
-"""
+TOML = ONE_CAMERA + "recursive = true\npoll_s = 0.2\n"
 SPECIAL = {1: (PARKED, "Quota exceeded"), 2: (HELD, None), 3: (DUE, None)}
 EACH_LOT = 2000
 COLUMNS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from contract.ledger_pages import opened, page
-from rigs.daemon import Daemon
+from rigs.daemon import ONE_CAMERA, Daemon
 from rigs.faults import Fault
 from rigs.ledger_files import PAGE, aged, overwrite, pages_with
 from rigs.mosquitto import Broker
@@ -151,26 +151,6 @@ def numbers(ledger: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM message").fetchone()[0])
 
 
-CONFIG = """
-[station]
-enterprise = "acme"
-site = "fab2"
-area = "litho"
-tool = "INSP07"
-[triton]
-endpoints = ["127.0.0.1:{triton}"]
-[mqtt]
-port = {mqtt}
-[[recipe]]
-name = "maps"
-models = ["wafer_pattern"]
-[[camera]]
-name = "cam1"
-folder = "{folder}"
-recipe = "maps"
-"""
-
-
 async def owed(state: Path, count: int) -> dict[int, tuple[str, bytes]]:
     async with opened(state) as ledger:
         for first in range(0, count, 500):
@@ -185,7 +165,7 @@ def test_an_older_ledgers_outbox_is_delivered_and_a_newer_ledger_is_refused_for_
     start_daemon: Callable[..., Daemon], broker: Broker, tmp_path: Path, fault: Fault, count: int
 ) -> None:
     (tmp_path / "drop").mkdir()
-    daemon = start_daemon(CONFIG.format(triton=free_port(), mqtt=broker.port, folder=tmp_path / "drop"), run=False)
+    daemon = start_daemon(ONE_CAMERA.format(triton=free_port(), mqtt=broker.port, folder=tmp_path / "drop"), run=False)
     rows = asyncio.run(owed(daemon.state, count))
     aged(daemon.state / "ledger.db")
     (daemon.state / "ledger.mark").unlink()

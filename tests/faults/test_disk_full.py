@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rigs.disk import LEDGER, Disk, answers_quickly, stands_still_within
+from rigs.disk import Disk, answers_quickly, at_work, stands_still_within
 from rigs.faults import Fault
 from rigs.processes import wait_until
 from rigs.station import Station
@@ -19,9 +19,7 @@ def test_a_full_disk_stops_intake_and_nothing_else(
     kind: str, make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
 ) -> None:
     disk = make_disk(64, kind)
-    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
-    station.drop(20)
-    station.settle()
+    station = at_work(start_station, disk)
     pid = station.daemon.pid
     with station.feeding(20):
         time.sleep(1)
@@ -49,9 +47,7 @@ def test_a_disk_without_inodes_stops_intake_and_nothing_else(
     make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
 ) -> None:
     disk = make_disk(64, inodes=256)
-    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
-    station.drop(20)
-    station.settle()
+    station = at_work(start_station, disk)
     pid = station.daemon.pid
     with station.feeding(20):
         time.sleep(1)

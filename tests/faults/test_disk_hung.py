@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rigs.disk import LEDGER, Disk, answers_quickly
+from rigs.disk import Disk, answers_quickly, at_work
 from rigs.faults import Fault
 from rigs.processes import wait_until
 from rigs.station import Station
@@ -20,9 +20,7 @@ def test_a_disk_that_hangs_is_told_while_status_answers_and_goes_on_when_it_thaw
     seconds: int, make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
 ) -> None:
     disk = make_disk(64)
-    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
-    station.drop(20)
-    station.settle()
+    station = at_work(start_station, disk)
     pid = station.daemon.pid
     with station.feeding(20):
         time.sleep(1)
@@ -51,9 +49,7 @@ def test_a_broker_that_restarts_while_the_disk_hangs_is_told_and_met_again(
     make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
 ) -> None:
     disk = make_disk(64)
-    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
-    station.drop(20)
-    station.settle()
+    station = at_work(start_station, disk)
     with station.feeding(20):
         station.broker.freeze()
         time.sleep(1)  # now messages are on their way

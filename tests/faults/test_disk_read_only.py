@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rigs.disk import LEDGER, Disk, answers_quickly
+from rigs.disk import Disk, answers_quickly, at_work
 from rigs.faults import Fault
 from rigs.processes import wait_until
 from rigs.station import Station
@@ -18,9 +18,7 @@ def test_a_disk_that_turns_read_only_is_told_and_got_over_once_it_is_mounted_ane
     make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
 ) -> None:
     disk = make_disk(64)
-    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
-    station.drop(20)
-    station.settle()
+    station = at_work(start_station, disk)
     pid = station.daemon.pid
     with station.feeding(20):
         time.sleep(1)
@@ -48,9 +46,7 @@ def test_a_start_on_a_disk_that_cannot_be_written_waits_for_it_and_makes_no_circ
     how: str, make_disk: Callable[..., Disk], start_station: Callable[..., Station], fault: Fault
 ) -> None:
     disk = make_disk(64)
-    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
-    station.drop(20)
-    station.settle()
+    station = at_work(start_station, disk)
     station.drop(30)
     station.daemon.kill()
     (disk.folder / "state" / "ballast").unlink()

@@ -23,6 +23,25 @@ import pytest
 from rigs.processes import free_port, wait_gone, wait_until
 
 EDGED = Path(sys.executable).with_name("edged")
+ONE_CAMERA = """
+[station]
+enterprise = "acme"
+site = "fab2"
+area = "litho"
+tool = "INSP07"
+[triton]
+endpoints = ["127.0.0.1:{triton}"]
+[mqtt]
+port = {mqtt}
+[[recipe]]
+name = "maps"
+models = ["wafer_pattern"]
+[[camera]]
+name = "cam1"
+folder = "{folder}"
+recipe = "maps"
+"""
+"""A whole configuration; more keys of the camera may follow it."""
 
 
 class Daemon:

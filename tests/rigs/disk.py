@@ -128,6 +128,14 @@ class Disk:
         return done.stdout.strip()
 
 
+def at_work(start_station: Callable[..., Station], disk: Disk) -> Station:
+    """A station whose state lies on the disk, and that has judged its first images."""
+    station = start_station(camera='after = "move"', toml=LEDGER, state=disk.folder / "state")
+    station.drop(20)
+    station.settle()
+    return station
+
+
 def answers_quickly(station: Station) -> None:
     """Health and status come from memory: no disk may hold them up."""
     for path in ("/livez", "/api/v1/status"):
