@@ -1,23 +1,16 @@
-"""Opens every adapter, owns the one TaskGroup, the signals and the deadlines: the only file that knows all rooms.
+"""Opens every adapter, owns the one TaskGroup and the deadlines: the only file that knows all rooms.
 
 Invariants
 - Sinks start first, sources stop first. A signal reaches only intake: its channel closes, the pipeline drains, then the plant is told
   that we go. What has not drained within `GRACE_S` waits in its folder, and in the outbox.
-- Every task is named and lives in the one group. An exception that nobody expected ends the group; the process exits with 1 and
-  systemd starts it anew.
-- A second signal ends the process at once.
+- Every task is named and lives in the one group. An exception that nobody expected ends the group.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import signal
 import time
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -41,7 +34,6 @@ from edged.plant.told import identity_of, page_of
 from edged.rejudging import Rejudging
 from edged.shelf import Limits
 from edged.station import Station
-from edged.threads import warm_pool
 from edged.verdict import gate, golden_defects, identified, judge
 from edged.vision.decoders import Decoders
 from edged.vision.offline import prepare_golden
@@ -55,54 +47,12 @@ from edged.web import Door
 log = structlog.get_logger("edged.daemon")
 
 GRACE_S = 10.0
-OPEN_AGAIN_S = 2.0
-THREADS = 8
-"""For short calls that may block."""
 LANDINGS = 128
 """How many landings of a recipe may wait for a worker: enough that a scan and the decoders do not wait for each other."""
 STALL_S = 60.0
 """With images under way and none finished for this long, the watchdog is no longer fed."""
 DEADLINES = 4
 """Nor sooner than this many deadlines of Triton: what a chain of models, or a second try, may wait for a peer."""
-
-
-async def run(config: Config, file: Path) -> int:
-    """Runs until SIGTERM or SIGINT; returns the exit code."""
-    stop = asyncio.Event()
-    _on_signals(stop)
-    asyncio.get_running_loop().set_default_executor(warm_pool(THREADS, "worker"))
-    board = HealthBoard(needs=("ledger", "triton", *(f"folder:{camera.name}" for camera in config.camera)))
-    failed = _on_callback_errors()
-    async with AsyncExitStack() as stack:
-        daemon = await _opened(config, board, stack, stop)
-        if daemon is not None:
-            log.info("daemon.started", version=__version__, config=str(file), pid=os.getpid())
-            await daemon.serve(stop, failed)
-    log.info("daemon.stopped")
-    return 0
-
-
-async def _opened(config: Config, board: HealthBoard, stack: AsyncExitStack, stop: asyncio.Event) -> Daemon | None:
-    """A disk that is full or read-only at the start is waited for: else systemd would start us in circles. None: `stop` came."""
-    told, notifier = "", Notifier()
-    while not stop.is_set():
-        async with AsyncExitStack() as attempt:
-            try:
-                daemon = await Daemon.open(config, board, attempt)
-            except Unavailable as error:
-                if error.lasting:
-                    raise
-                if told != error.cause:
-                    log.warning("daemon.waits", what=error.what, cause=error.cause, hint=error.hint)
-                    told = error.cause
-            else:
-                stack.push_async_exit(attempt.pop_all())  # so that who closes learns of an exception
-                return daemon
-        notifier.extend_timeout(10 * OPEN_AGAIN_S)
-        notifier.status(f"waits for {told}")
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), OPEN_AGAIN_S)
-    return None
 
 
 def _quarantine(config: Config) -> Quarantine:
@@ -113,37 +63,6 @@ def _quarantine(config: Config) -> Quarantine:
 
 async def _wait(failed: asyncio.Future[None]) -> None:
     await failed
-
-
-def _on_callback_errors() -> asyncio.Future[None]:
-    """A future that fails with what a callback of the loop raised: asyncio alone would only log such a bug."""
-    loop = asyncio.get_running_loop()
-    failed: asyncio.Future[None] = loop.create_future()
-
-    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return  # asyncio tries again by itself, and says so for each connection; health says it once
-        log.error("daemon.loop", said=context.get("message"), exc_info=error)
-        if error is not None and "handle" in context and not failed.done():
-            failed.set_exception(error)
-
-    loop.set_exception_handler(handle)
-    return failed
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    """The first signal asks; it also puts the default back, so that the second kills."""
-    loop = asyncio.get_running_loop()
-
-    def asked(number: signal.Signals) -> None:
-        log.info("daemon.signal", signal=number.name)
-        stop.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked, number)
 
 
 class Daemon:

@@ -13,7 +13,7 @@ from edged import failpoints, logs
 from edged.cli import DEFAULT_CONFIG
 from edged.cli.check import refuse
 from edged.config import load
-from edged.daemon import run as run_daemon
+from edged.running import run as run_daemon
 
 log = structlog.get_logger("edged.run")
 
