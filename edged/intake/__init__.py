@@ -130,15 +130,15 @@ class Intake:
 
     async def find(self, camera: str, sought: Sought, *, kept_only: bool = False) -> Found | None:
         """Where the content of a judged file lies now, in quarantine only if so asked; None: nowhere. Raises Unavailable."""
-        return await self._cameras[camera].find(sought, kept_only=kept_only)
+        return await self._cameras[camera].judged.find(sought, kept_only=kept_only)
 
     async def keep_copy(self, landing: Landing, result_id: str) -> None:
         """Into quarantine: an image that was rejected when it was judged again."""
-        await self._cameras[landing.camera].keep_copy(landing, result_id)
+        await self._cameras[landing.camera].judged.keep_copy(landing, result_id)
 
     async def sidecar_follows(self, camera: str, path: bytes, moved_to: str | None) -> None:
         """One that came late, once it is taken into account: it goes where its image went."""
-        await self._cameras[camera].sidecar_follows(path, moved_to)
+        await self._cameras[camera].judged.sidecar_follows(path, moved_to)
 
     async def quarantined(self) -> dict[str, tuple[int, float]]:
         """The copies in quarantine by result id: size, and when each was made (s). Raises Unavailable."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -27,14 +26,14 @@ from edged.intake.aftermath import Aftermath
 from edged.intake.disposal import Disposal
 from edged.intake.events import Events
 from edged.intake.examiner import Examiner
-from edged.intake.finding import Found, Sought, first_of
 from edged.intake.folder import Folder
 from edged.intake.gate import Gate
+from edged.intake.judged import Judged
 from edged.intake.keeping import Keeping
 from edged.intake.known import LISTED, stamp
 from edged.intake.latecomers import Latecomers
 from edged.intake.outgoing import Landings, Outgoing
-from edged.intake.quarantine import Quarantine, unreadable
+from edged.intake.quarantine import Quarantine
 from edged.intake.recall import Announce, Recall
 from edged.intake.report import health
 from edged.intake.selection import Selection
@@ -78,9 +77,9 @@ class CameraIntake:
         self.tree = Tree(self.folder, self.watches, self.examiner, self._between)
         self.examiner.names = self.tree
         self.tree.company = self.latecomers
-        disposal = self._disposal = Disposal(camera, utcnow, self.folder.thread.tick)
-        self._copies = quarantine
+        disposal = Disposal(camera, utcnow, self.folder.thread.tick)
         self.aftermath = Aftermath(self.folder, disposal, quarantine, recall, self.outgoing, self, self.events.tell)
+        self.judged = Judged(self.folder, disposal, quarantine, self.aftermath)
         self.keeping = Keeping(camera, self.folder.thread, quarantine, self.aftermath)
         self._woken = asyncio.Event()
         self._next_poll = 0.0
@@ -212,26 +211,6 @@ class CameraIntake:
         await self.gate.lift(self.folder.mount.point if self.folder.mount else "")
         self._report()
         self._wake()
-
-    # --- files judged before
-
-    async def find(self, sought: Sought, *, kept_only: bool = False) -> Found | None:
-        """Where the content of a judged file lies now; None: nowhere. Raises Unavailable when a place cannot be looked at."""
-        copies = (os.fsencode(self._copies.path_of(id_, path)) for id_ in sought.ids for path in {place for place, _ in sought.places})
-        try:
-            found = await asyncio.to_thread(lambda: first_of(copies, sought, lambda: None, kept=True))
-        except OSError as error:
-            raise unreadable(error) from None
-        return found if found is not None or kept_only else await self.folder.find(sought)
-
-    async def keep_copy(self, landing: Landing, result_id: str) -> None:
-        """Of an image that was rejected when it was judged again."""
-        await self.aftermath.copy(landing, result_id)
-
-    async def sidecar_follows(self, path: bytes, moved_to: str | None) -> None:
-        """One that came late goes where its image went. That it could not is no reason to fail: it stays."""
-        with contextlib.suppress(OSError, Unavailable):
-            await self.folder.thread.call_briefly(lambda: self._disposal.sidecar_follows(path, moved_to))
 
     # --- what becomes of landings
 
