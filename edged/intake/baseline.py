@@ -35,7 +35,7 @@ class Baseline:
         camera, now_ns = self._folder.camera, await self._folder.moment()
         wanted = camera.existing is Existing.BASELINE
         first = await self._recall.first_start(camera.name, str(camera.folder), now_ns if wanted else None)
-        since_ns = await self._recall.baseline_since(camera.name) if wanted else None
+        since_ns = await self._recall.baseline_since(camera.name, str(camera.folder)) if wanted else None
         self.under_way = since_ns is not None
         if since_ns is not None and not first:
             self._before_ns = since_ns if since_ns <= now_ns else 0  # a clock that was set back meanwhile tells nothing

@@ -23,8 +23,8 @@ class Recall(Protocol):
     async def first_start(self, camera: str, folder: str, baseline_ns: int | None = None, /) -> bool:
         """Whether this camera has never listed this folder before. `baseline_ns`: then its baseline is under way, as of this moment."""
 
-    async def baseline_since(self, camera: str, /) -> int | None:
-        """The moment of a baseline that is under way."""
+    async def baseline_since(self, camera: str, folder: str, /) -> int | None:
+        """The moment of a baseline of this folder that is under way."""
 
     async def baseline_ended(self, camera: str, /) -> None:
         """All of it is recorded."""

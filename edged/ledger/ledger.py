@@ -213,10 +213,10 @@ class Ledger:
     async def first_start(self, camera: str, folder: str, baseline_ns: int | None = None, /) -> bool:
         return await self._writer.submit(lambda c: recall.first_start(c, camera, folder, baseline_ns, self._wall()))
 
-    async def baseline_since(self, camera: str) -> int | None:
-        return await self._readers.run(lambda c: recall.baseline_since(c, camera))
+    async def baseline_since(self, camera: str, folder: str, /) -> int | None:
+        return await self._readers.run(lambda c: recall.baseline_since(c, camera, folder))
 
-    async def baseline_ended(self, camera: str) -> None:
+    async def baseline_ended(self, camera: str, /) -> None:
         await self._writer.submit(lambda c: c.execute("UPDATE camera SET baseline_ns = NULL WHERE name = ?", (camera,)).rowcount)
 
     async def baseline(self, camera: str, seen: Sequence[tuple[bytes, int, int]]) -> None:

@@ -36,8 +36,8 @@ def first_start(connection: sqlite3.Connection, camera: str, folder: str, baseli
     return first
 
 
-def baseline_since(connection: sqlite3.Connection, camera: str) -> int | None:
-    row = connection.execute("SELECT baseline_ns FROM camera WHERE name = ?", (camera,)).fetchone()
+def baseline_since(connection: sqlite3.Connection, camera: str, folder: str) -> int | None:
+    row = connection.execute("SELECT baseline_ns FROM camera WHERE name = ? AND folder = ?", (camera, folder)).fetchone()
     return None if row is None else row[0]
 
 

@@ -73,7 +73,7 @@ class Memory:
             self.baselining[camera] = baseline_ns
         return first
 
-    async def baseline_since(self, camera: str) -> int | None:
+    async def baseline_since(self, camera: str, folder: str) -> int | None:
         self._here()
         return self.baselining.get(camera)
 

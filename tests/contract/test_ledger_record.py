@@ -183,6 +183,18 @@ async def test_what_was_recorded_is_known_after_a_restart(tmp_path: Path) -> Non
         assert [row.sequence for row in await due(ledger)] == [1, 2, 3]
 
 
+async def test_a_baseline_is_under_way_in_its_folder_until_it_has_ended_across_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        assert await ledger.first_start("cam1", "/drop", 17) is True
+    async with opened(tmp_path) as ledger:
+        assert await ledger.first_start("cam1", "/drop", 99) is False
+        assert await ledger.baseline_since("cam1", "/drop") == 17
+        assert await ledger.baseline_since("cam1", "/another") is None
+        await ledger.baseline_ended("cam1")
+    async with opened(tmp_path) as ledger:
+        assert await ledger.baseline_since("cam1", "/drop") is None
+
+
 async def test_a_baseline_is_known_and_has_no_results(tmp_path: Path) -> None:
     seen = [(b"%d.png" % number, number, number) for number in range(2500)]
     async with opened(tmp_path) as ledger:
