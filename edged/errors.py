@@ -59,7 +59,7 @@ class Conflict(EdgedError):  # noqa: N818 - it names what stands in the way
 class Unavailable(EdgedError):  # noqa: N818 - it names a state of the peer
     """A peer (Triton, broker, share, disk) is away and will be back. Reaction: hold, back off, say so in health.
 
-    `lasting`: not by itself (another edged has it, a newer one wrote it, permission is missing); at a start this ends the process.
+    `lasting`: not by itself (another edged has it, permission is missing); at a start this ends the process.
     """
 
     def __init__(self, what: str, cause: str, hint: str = "", *, lasting: bool = False) -> None:

@@ -4,7 +4,8 @@ Invariants
 - Nothing is ever replaced: every rename is to a name that is new.
 - The file is taken aside as `.edged-{id}` in its own folder first, and goes on only if it is the judged one: size, mtime, inode, and the
   sha256 where the inode is not known or the file is to be deleted. Another file (the tool re-used the name) goes back unharmed.
-- Every step may be repeated after a crash: the ledger keeps the row until `disposed` is told.
+- Every step may be repeated after a crash: the ledger keeps the row until `disposed` is told. A move that is taken up on another day ends
+  in the dated folder in which it began: what it left there is not left behind.
 - Each rename is followed by an fsync of every directory that it changed, and what the file holds is synced before it goes on; across
   file systems copy, fsync, compare, unlink.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -72,6 +73,7 @@ class Disposal:
         self._root = os.fsencode(camera.folder)
         self._move_to = os.fsencode(camera.effective_move_to)
         self._durable: set[bytes] = set()
+        self._begun: dict[str, bytes] = {}  # id -> the day of a move that failed on its way
 
     def dispose(self, file: Pending) -> Disposed:
         """Begin or resume. Raises OSError (read-only, no permission, no space): the file then stays where it is."""
@@ -81,7 +83,8 @@ class Disposal:
         directory = os.path.dirname(path)
         aside = os.path.join(directory, b".edged-" + file.id.encode())
         # Whatever can fail without touching the file comes first.
-        shelf = self._shelf(file) if self._camera.after is After.MOVE else b""
+        day = self._day(file, resumed=os.path.lexists(aside)) if self._camera.after is After.MOVE else b""
+        shelf = self._shelf(file, day) if day else b""
         if os.path.lexists(aside) and os.path.lexists(path):
             self._end_half_a_rename(path, aside, file)
         if not os.path.lexists(aside):
@@ -95,8 +98,11 @@ class Disposal:
         try:
             if not self._judged(aside, file):
                 return Disposed(Outcome.REPLACED, returned=self._give_back(aside, file))
-            return self._finish(aside, path, shelf, file)
+            done = self._finish(aside, path, shelf, file)
+            self._begun.pop(file.id, None)
+            return done
         except OSError:
+            self._begun[file.id] = day
             # Not hidden under our name while it waits for another try; when its name is taken by now, it stays aside.
             with contextlib.suppress(OSError):
                 rename_new(aside, path)
@@ -119,8 +125,26 @@ class Disposal:
         elif self._camera.after is After.DELETE:
             self._sidecars(os.path.join(self._root, path), None)
 
-    def _shelf(self, file: Pending) -> bytes:
-        day = self._now().strftime("%Y-%m-%d").encode()
+    def _day(self, file: Pending, *, resumed: bool) -> bytes:
+        """Today, or the day on which the move of this file began."""
+        begun = self._begun.get(file.id)
+        if begun is None and resumed:
+            traces = (
+                day
+                for day, target in self._places(file)
+                if self._is_there(target, file) or os.path.lexists(os.path.join(os.path.dirname(target), _partial(file)))
+            )
+            begun = next(traces, None)
+        return begun or self._now().strftime("%Y-%m-%d").encode()
+
+    def _places(self, file: Pending) -> Iterator[tuple[bytes, bytes]]:
+        """Where it may have been moved to, with the day; the newest first."""
+        directory, name = os.path.split(file.path)
+        for day in sorted(os.listdir(self._move_to), reverse=True) if os.path.isdir(self._move_to) else []:
+            for candidate in (name, *others(name, file.id)):
+                yield day, os.path.join(self._move_to, day, directory, candidate)
+
+    def _shelf(self, file: Pending, day: bytes) -> bytes:
         shelf = os.path.join(self._move_to, day, os.path.dirname(file.path))
         make_directories(shelf, 0o770)
         if shelf not in self._durable:
@@ -182,7 +206,7 @@ class Disposal:
                 if error.errno != errno.EXDEV:
                     raise
                 if os.path.lexists(target):
-                    if not self._is_copy(target, file):
+                    if not self._is_copy(target, aside, file):
                         continue
                 else:
                     source = self._copy(aside, shelf, file)
@@ -199,29 +223,26 @@ class Disposal:
         raise FileExistsError(errno.EEXIST, "no free name in the dated folder", name)
 
     def _copy(self, aside: bytes, shelf: bytes, file: Pending) -> bytes:
-        partial = os.path.join(shelf, b".edged-" + file.id.encode() + b".part")
+        partial = os.path.join(shelf, _partial(file))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)  # left by a crash
         copy_new(aside, partial, self._tick)
         return partial
 
-    def _is_copy(self, target: bytes, file: Pending) -> bool:
+    def _is_copy(self, target: bytes, aside: bytes, file: Pending) -> bool:
         """A crash came between copy and unlink: what stands on the other file system is this very image."""
-        return self._same_stat(target, file) and sha256_of(target, self._tick) == file.sha256
+        return self._same_stat(target, file) and sha256_of(target, self._tick) == (file.sha256 or sha256_of(aside, self._tick))
 
     def _found_elsewhere(self, file: Pending) -> Disposed:
         """Neither the name nor the name aside exists: a crash came after the move, or somebody took the file. What is told of it must be
         durable, whether or not the crash came before the sync."""
         with contextlib.suppress(FileNotFoundError):  # the tool has removed the folder too
             sync_directory(os.path.dirname(os.path.join(self._root, file.path)))
-        if self._camera.after is After.MOVE and os.path.isdir(self._move_to):
-            directory, name = os.path.split(file.path)
-            for day in sorted(os.listdir(self._move_to), reverse=True):
-                for candidate in (name, *others(name, file.id)):
-                    target = os.path.join(self._move_to, day, directory, candidate)
-                    if self._is_there(target, file):
-                        sync_directory(os.path.dirname(target))
-                        return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
+        if self._camera.after is After.MOVE:
+            for _, target in self._places(file):
+                if self._is_there(target, file):
+                    sync_directory(os.path.dirname(target))
+                    return Disposed(Outcome.MOVED, os.fsdecode(target).encode("utf-8", "backslashreplace").decode())
         return Disposed(Outcome.GONE)
 
     def _is_there(self, target: bytes, file: Pending) -> bool:
@@ -244,6 +265,10 @@ class Disposal:
                         rename_new(sidecar, os.path.join(shelf, os.path.basename(sidecar)))
                         sync_directory(shelf)
                     sync_directory(os.path.dirname(sidecar))
+
+
+def _partial(file: Pending) -> bytes:
+    return b".edged-" + file.id.encode() + b".part"
 
 
 def others(name: bytes, result_id: str) -> tuple[bytes, ...]:

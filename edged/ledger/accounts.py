@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from edged.ledger.identity import content_hash, landing_hash, place_hash
-from edged.ledger.rows import checksum, read_ns
+from edged.ledger.rows import checksum, landing_checksum, read_ns, sealed
+from edged.ledger.schema import SALVAGED, WAYS
 
 Range = tuple[int, int]
 
@@ -36,16 +37,22 @@ def is_sound(check: int | None, *row: Any) -> bool:
     return False
 
 
-LANDINGS: Final = "SELECT landing, key, place, content, camera, path, size, mtime_ns, sha256 FROM landing WHERE how <> 'salvaged'"
+def damaged_landings(connection: sqlite3.Connection) -> Iterator[int]:
+    """Rows of landings that read and are not what was written."""
+    for check, *row in connection.execute(f"SELECT checksum, {sealed('landing')} FROM landing ORDER BY landing"):  # noqa: S608 - our own names
+        if (check is not None and check != landing_checksum(*row)) or not _agrees(row):
+            yield row[0]
 
 
-def is_as_written(
-    key: int, place: int, content: int | None, camera: str, path: bytes, size: int, mtime_ns: int | bytes, sha256: bytes | None
-) -> bool:
-    """Of a landing: its hashes agree with what they are of. The arguments as `LANDINGS` gives them, without the first."""
+def _agrees(row: Sequence[Any]) -> bool:
+    """Of a landing whose edged may have made no checksum: its hashes agree with what they are of. One that was salvaged has only what its
+    result's message says."""
+    _, key, place, _, content, camera, path, size, mtime_ns, sha256, how, *_ = row
     with suppress(TypeError, ValueError, AttributeError):
-        said = (landing_hash(camera, path, size, read_ns(mtime_ns)), place_hash(camera, path), content_hash(sha256) if sha256 else None)
-        return said == (key, place, content)
+        name, way = camera.decode(), how.decode()
+        places = (place_hash(name, path), content_hash(sha256) if sha256 else None)
+        whole = way == SALVAGED or landing_hash(name, path, size, read_ns(mtime_ns)) == key
+        return whole and way in WAYS and places == (place, content)
     return False
 
 

@@ -13,6 +13,7 @@ from edged.ledger.accounts import damaged_messages
 from edged.ledger.mark import Reached
 from edged.ledger.migrations import applied, migrate, refuse_newer
 from edged.ledger.place import PASSING
+from edged.ledger.rows import seal_landings
 
 FILE: Final = "ledger.db"
 CHECK_BYTES: Final = 64 * 1024**2
@@ -106,6 +107,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         for pragma in WRITER_PRAGMAS:
             connection.execute(pragma)
         migrate(connection, str(path))
+        seal_landings(connection)
     except sqlite3.Error as error:
         connection.close()
         raise translated(error, path) or error from None

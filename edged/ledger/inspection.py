@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edged.errors import LedgerCorrupt, Unavailable
-from edged.ledger.accounts import LANDINGS, damaged_messages, gaps, is_as_written, numbers_there
+from edged.ledger.accounts import damaged_landings, damaged_messages, gaps, numbers_there
 from edged.ledger.connection import DAMAGE, FILE, open_reader, translated
 from edged.ledger.mark import Mark, Reached
 from edged.ledger.migrations import ALL, applied, refuse_newer
@@ -110,10 +110,9 @@ def _numbers(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _rows(connection: sqlite3.Connection) -> Iterator[str]:
-    damaged = list(damaged_messages(connection))
-    wrong = [row[0] for row in connection.execute(LANDINGS) if not is_as_written(*row[1:])]
+    damaged, wrong = list(damaged_messages(connection)), list(damaged_landings(connection))
     yield _counted(len(damaged), "message is not what was written (its checksum differs)", "messages are not what was written", damaged[:1])
-    yield _counted(len(wrong), "landing is not what was written (its hash differs)", "landings are not what was written", wrong[:1])
+    yield _counted(len(wrong), "landing is not what was written (its checksum differs)", "landings are not what was written", wrong[:1])
     for one, many, sql, values in (
         ("result contradicts its message", "results contradict their messages", CONTRADICTED, ()),
         ("message has lost its result", "messages have lost their results", _WITHOUT_RESULT, ()),

@@ -114,6 +114,11 @@ def baseline_under_way(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE camera ADD COLUMN baseline_ns INTEGER")
 
 
+def landing_checksums(connection: sqlite3.Connection) -> None:
+    """Whether a landing is what was written, beyond what its hashes are of. Rows that are there get one with their next change."""
+    connection.execute("ALTER TABLE landing ADD COLUMN checksum INTEGER")
+
+
 ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "first_tables": first_tables,
     "audit": audit,
@@ -125,6 +130,7 @@ ALL: Final[dict[str, Callable[[sqlite3.Connection], None]]] = {
     "pruned_landings": pruned_landings,
     "known_keys": known_keys,
     "baseline_under_way": baseline_under_way,
+    "landing_checksums": landing_checksums,
 }
 """In the order in which they run. A released migration never changes; a change of the tables is a new one."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from edged.ledger.accounts import LANDINGS, damaged_messages, gaps, is_as_written, numbers_there
+from edged.ledger.accounts import damaged_landings, damaged_messages, gaps, numbers_there
 from edged.ledger.connection import DAMAGE, open_reader
 from edged.ledger.identity import content_hash, name_hash, place_hash
 from edged.ledger.mark import Reached
@@ -133,7 +133,7 @@ def _tidy(new: sqlite3.Connection, *, told_pruned: bool) -> int:
     """Makes the rows agree with each other; returns how many landings are forgotten. `told_pruned`: landings say whether they are."""
     new.execute("DELETE FROM message WHERE topic NOT IN (SELECT topic FROM topic)")
     _delete(new, "message", list(damaged_messages(new)))
-    _delete(new, "landing", [row for (row, *rest) in new.execute(LANDINGS).fetchall() if not is_as_written(*rest)])
+    _delete(new, "landing", list(damaged_landings(new)))  # before anything changes one
     _outbox(new)
     _results(new)
     if not told_pruned:

@@ -8,7 +8,8 @@ Invariants
 - `sequence` counts without holes within (epoch, kind); `epoch` belongs to this file.
 - `absent` holds ranges of numbers that are rightly not in this file (pruned, or told as lost), `ended` the last numbers of epochs before
   this file's: every other number up to the last is here, or is lost.
-- `checksum` of a message covers all that makes it up (`rows.checksum`); NULL: recorded by an edged that made none.
+- `checksum` of a message covers all that makes it up (`rows.checksum`), that of a landing its whole row (`rows.seal_landings`); NULL:
+  recorded by an edged that made none.
 - `age` is the ledger's own time in seconds, which no jump of the wall clock moves (see `retention.py`).
 """
 
@@ -31,6 +32,11 @@ PARKED: Final = 3
 DELIVERED: Final = 4
 
 STATE_NAMES: Final = {DUE: "due", ACCEPTED: "accepted", HELD: "held", PARKED: "parked", DELIVERED: "delivered"}
+
+SALVAGED: Final = "salvaged"
+"""How a landing came to be that is made again from what its result's message says."""
+WAYS: Final = ("judged", "baseline", "touched", "renamed", SALVAGED)
+"""How a landing came to be."""
 
 PENDING: Final = "pending"
 """The disposal of a file that is judged and not yet disposed of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -137,6 +137,36 @@ def test_across_file_systems_the_original_goes_only_after_a_proven_copy(folder: 
         os.utime(aside, ns=(0, row.mtime_ns))
         assert way.dispose(row).outcome is Outcome.MOVED
         assert [each.name for each in (other / DAY).iterdir()] == ["a.png"]
+        assert list(folder.iterdir()) == []
+    finally:
+        for each in sorted(other.rglob("*"), reverse=True):
+            each.unlink() if each.is_file() else each.rmdir()
+        if other.exists():
+            other.rmdir()
+
+
+@pytest.mark.parametrize("left", ["half a copy", "a whole copy", "a copy under another name"])
+def test_a_copy_taken_up_the_next_day_leaves_nothing_in_yesterdays_folder(folder: Path, left: str) -> None:
+    other = Path("/dev/shm") / f"edged-test-next-{os.getpid()}"
+    if Path("/dev/shm").stat().st_dev == folder.stat().st_dev:
+        pytest.skip("/dev/shm is on the same file system")
+    try:
+        path = drop(folder, "a.png", picture())
+        row = pending(path, folder)
+        path.rename(folder / f".edged-{ID}")  # then the crash came
+        (other / DAY).mkdir(parents=True)
+        if left == "a copy under another name":
+            drop(other / DAY, "a.png", picture(1))
+        name = {"half a copy": f".edged-{ID}.part", "a whole copy": "a.png"}.get(left, f"a~{ID[:8]}.png")
+        copy = drop(other / DAY, name, picture()[:50] if left == "half a copy" else picture())
+        os.utime(copy, ns=(0, row.mtime_ns))
+        way = Disposal(camera(folder, after="move", move_to=other), lambda: NOON + timedelta(days=1), lambda: None)
+        done = way.dispose(row)
+        assert done.outcome is Outcome.MOVED
+        target = Path(done.new_path or "")
+        assert target.read_bytes() == picture()
+        everything = [each for each in other.rglob("*") if each.is_file()]
+        assert everything == [target] or (left == "a copy under another name" and sorted(everything) == [other / DAY / "a.png", target])
         assert list(folder.iterdir()) == []
     finally:
         for each in sorted(other.rglob("*"), reverse=True):

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import structlog
 from contract.ledger_pages import opened, page
 from edged.errors import Unavailable
 from edged.ledger import backup, inspect, vacuum
+from edged.ledger.accounts import damaged_landings
 from edged.ledger.copies import BackupRefused
 from edged.nouns import Recording, VerdictKind
 from rigs.daemon import ONE_CAMERA, Daemon
@@ -71,7 +73,10 @@ async def test_a_whole_ledger_has_no_problem_also_after_pruning_and_a_rebuild(tm
             "1 message is not what was written (its checksum differs) (row 1).",
         ),
         ("UPDATE result SET verdict = 'PASS' WHERE sequence IN (2, 4)", "2 results contradict their messages (first: row "),
-        ("UPDATE landing SET size = 99 WHERE landing = 3", "1 landing is not what was written (its hash differs) (row 3)."),
+        ("UPDATE landing SET size = 99 WHERE landing = 3", "1 landing is not what was written (its checksum differs) (row 3)."),
+        ("UPDATE landing SET how = 'judgmd' WHERE landing = 3", "1 landing is not what was written (its checksum differs) (row 3)."),
+        ("UPDATE landing SET pruned = 1 WHERE landing IN (3, 4)", "2 landings are not what was written (first: row 3)."),
+        ("UPDATE landing SET checksum = NULL, how = 'judgmd' WHERE landing = 3", "1 landing is not what was written"),
         ("DELETE FROM landing WHERE landing = 5", "1 row of result names a landing that is not there (row "),
         ("DELETE FROM result WHERE sequence = 7", "1 message has lost its result (row "),
         ("DELETE FROM outbox WHERE message = 9", "1 message is in no outbox (row 9)."),
@@ -87,6 +92,19 @@ async def test_each_damage_is_told_in_a_sentence(tmp_path: Path, damage: str, sa
     problems = inspect(tmp_path).problems
     assert any(problem.startswith(said) for problem in problems), problems
     assert all("\n" not in problem and problem.endswith(".") for problem in problems)
+
+
+async def test_a_change_of_any_column_of_a_landing_is_told(tmp_path: Path) -> None:
+    await filled(tmp_path, 3)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(landing)") if name != "landing"]
+        unseen = set()
+        for column in columns:
+            connection.execute(f"UPDATE landing SET {column} = 7777 WHERE landing = 2")
+            if list(damaged_landings(connection)) != [2]:
+                unseen.add(column)
+            connection.rollback()
+    assert not unseen
 
 
 async def test_missing_messages_are_missing_numbers(tmp_path: Path) -> None:

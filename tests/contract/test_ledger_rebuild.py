@@ -14,7 +14,7 @@ import structlog
 
 from contract.ledger_pages import opened, page
 from edged.errors import LedgerCorrupt
-from edged.ledger import Ledger
+from edged.ledger import Ledger, inspect
 from edged.ledger.rebuild import suspect
 from edged.nouns import OutboxRow, Recording
 
@@ -93,6 +93,37 @@ async def test_damaged_bodies_cost_exactly_the_messages_that_are_named(tmp_path:
     assert (aside / "ledger.db").read_bytes() == content
     async with opened(tmp_path) as ledger:  # it is well now
         assert len(list((tmp_path / "set-aside").iterdir())) == 1
+
+
+@pytest.mark.parametrize("flipped", ["how = 'judgmd'", "how = 'baseline'", "pruned = 1", "checksum = checksum + 1"])
+async def test_a_damaged_landing_never_keeps_its_image_from_being_judged_again(tmp_path: Path, flipped: str) -> None:
+    ids = {number: row.id for number, row in enumerate(sorted(await filled(tmp_path), key=lambda row: row.row)[:3])}
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    with connection:
+        connection.execute(f"UPDATE landing SET {flipped} WHERE landing IN (2, 3)")
+        connection.execute("UPDATE message SET body = X'00' WHERE message IN (1, 2)")
+    connection.close()
+    async with opened(tmp_path) as ledger:
+        outcomes = {(await record(ledger, number)).outcome for number in (0, 1)}
+        assert outcomes == {Recording.RECORDED}
+        known = await record(ledger, 2)  # its verdict is there
+        assert known.ids[0] == ids[2]
+        assert known.outcome in (Recording.KNOWN, Recording.SAME)
+    assert inspect(tmp_path).problems == ()
+
+
+async def test_a_change_of_a_damaged_landing_does_not_hide_the_damage(tmp_path: Path) -> None:
+    rows = await filled(tmp_path)
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    with connection:
+        connection.execute("UPDATE landing SET moved_to = CAST(X'ff' AS TEXT) WHERE landing = 2")
+    connection.close()
+    async with opened(tmp_path) as ledger:
+        for number in (0, 1):
+            await ledger.disposed("cam1", b"%d.png" % number, rows[number].id, "deleted", None)
+    assert [problem for problem in inspect(tmp_path).problems if "landing" in problem] == [
+        "1 landing is not what was written (its checksum differs) (row 2)."
+    ]
 
 
 async def test_what_was_not_delivered_is_delivered_from_the_new_file(tmp_path: Path) -> None:
