@@ -117,9 +117,11 @@ class Batcher:
             del self._pending[place]
 
     def guilty(self, entry: Entry) -> ModelOutputInvalid | None:
-        """Set for an image that made the model hang, alone, as often as it takes to be sure."""
-        if not self.suspects.guilty(entry.tensor):
+        """Set for an image that made the model hang, or Triton end, alone, as often as it takes to be sure."""
+        if not (did := self.suspects.guilty(entry.tensor)):
             return None
+        if did == "deaths":
+            return ModelOutputInvalid(self._name, f"Triton ended {TRIES} times when it was at this image and nothing else")
         return ModelOutputInvalid(self._name, f"it gave no answer within {self._deadline_s:g} s, {TRIES} times, to this image alone")
 
     def lost(self, error: EdgedError) -> None:
@@ -236,6 +238,8 @@ class Batcher:
         try:
             rows = call.result()
         except CallFailed as failure:
+            if failure.died:
+                self.suspects.died((entry.tensor for entry in run if entry.awaited), alone=failure.alone and len(run) == 1)
             for entry in run:
                 entry.answered = now
             touchable = [entry for entry in run if entry.in_hand]

@@ -7,7 +7,8 @@ and a call that is still running may still read shared memory).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,14 @@ _TRITONS_WORDS = ("request timeout expired", "exceeds maximum queue size", "read
 class CallFailed(Exception):  # noqa: N818 - it names what happened
     """A call without a good answer.
 
-    `answered`: the server itself refused, so it is done with the request. `sent`: it may have reached the server.
+    `answered`: the server itself refused, so it is done with the request. `sent`: it may have reached the server. `alone`: meanwhile we
+    had this server infer and load nothing else.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+        self.alone = False
         self.message = message.strip().partition("\n")[0].removeprefix("[request id: <id_unknown>] ")
         low = message.lower()
         reset = code is grpc.StatusCode.INTERNAL and "rst_stream" in low
@@ -52,6 +55,13 @@ class CallFailed(Exception):  # noqa: N818 - it names what happened
         low = self.message.lower()
         full = "exceeds maximum queue size" in low or "request timeout expired" in low
         return full or self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    @property
+    def died(self) -> bool:
+        """The server's process went while it had the request. One that freezes, or whose network is cut, only falls silent."""
+        low = self.message.lower()
+        gone = any(words in low for words in ("socket closed", "connection reset", "broken pipe"))
+        return self.sent and not self.answered and gone
 
     @property
     def unknown_model(self) -> bool:
@@ -110,6 +120,7 @@ class TritonClient:
         ]
         self.limit = limit
         self._closed = False
+        self._begun = self._at_work = 0  # what may end the server: requests and loads
         self._channel = grpc.aio.insecure_channel(address, options=options)
         self._methods: dict[str, Any] = {}
         self._infer = self._channel.unary_unary(
@@ -134,10 +145,12 @@ class TritonClient:
 
     async def load(self, name: str, deadline_s: float) -> None:
         """Loads it from the server's repository, anew if its files changed since."""
-        await self._call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=name), deadline_s)
+        with self._work():
+            await self._call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=name), deadline_s)
 
     async def unload(self, name: str, deadline_s: float) -> None:
-        await self._call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=name), deadline_s)
+        with self._work():
+            await self._call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=name), deadline_s)
 
     async def served(self, name: str) -> Served:
         """What the loaded model takes and gives."""
@@ -167,13 +180,28 @@ class TritonClient:
     async def infer(self, request: bytes, deadline_s: float) -> Any:
         """`request`: a serialized ModelInferRequest. Returns the ModelInferResponse."""
         try:
-            return await self._infer(request, timeout=deadline_s)
-        except grpc.aio.AioRpcError as error:
-            raise CallFailed(error.code(), error.details() or error.code().name) from None
+            with self._work() as alone:
+                try:
+                    return await self._infer(request, timeout=deadline_s)
+                except grpc.aio.AioRpcError as error:
+                    failure = CallFailed(error.code(), error.details() or error.code().name)
+                    failure.alone = alone()
+                    raise failure from None
         except asyncio.CancelledError:
             if self._closed:  # the channel took its calls with it; nobody cancelled the one who waits
                 raise CallFailed(grpc.StatusCode.CANCELLED, "the connection was closed") from None
             raise
+
+    @contextmanager
+    def _work(self) -> Iterator[Callable[[], bool]]:
+        """Yields a function that says whether this has been the only work so far."""
+        self._begun += 1
+        begun, first = self._begun, not self._at_work
+        self._at_work += 1
+        try:
+            yield lambda: first and self._begun == begun
+        finally:
+            self._at_work -= 1
 
     async def close(self) -> None:
         self._closed = True

@@ -185,6 +185,8 @@ class ServedModel:
             self._become(ModelState.LOADING)
         self.breaker.probe()
         try:
+            if self.batcher.suspects.deaths and await self._home.client.ready(self._name):
+                self.batcher.suspects.survived()  # a Triton that began anew has nothing loaded: only the connection was lost
             await self.checks.all()
         except ModelMismatch as error:
             if not self._kept_out:
