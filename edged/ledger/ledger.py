@@ -9,22 +9,21 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from edged.config import Ledger as LedgerConfig
-from edged.errors import LedgerCorrupt, Unavailable
+from edged.errors import Unavailable
 from edged.failpoints import reach
-from edged.ledger import read, recall, tracing
+from edged.ledger import recall
+from edged.ledger.answers import Answers
 from edged.ledger.audit import Audit
 from edged.ledger.cameras import Cameras
 from edged.ledger.connection import FILE
@@ -43,16 +42,15 @@ from edged.ledger.space import Space
 from edged.ledger.vanishing import Vanishing
 from edged.ledger.watch import Watch
 from edged.ledger.writer import TICK_S, Writer
-from edged.nouns import Board, Composer, PageResult, Recorded, Recording
+from edged.nouns import Board, Composer, PageResult, Recorded
 
 log = structlog.get_logger("edged.ledger")
 
-FIGURES_S: Final = 1.0
-FIGURES_SHARE: Final = 50
-"""Counting costs at most a fiftieth of a reader's time."""
+TURN_S: Final = 1.0
+"""So often it is seen whether somebody found damage, and whether what could not be written can be."""
 
 
-class Ledger:
+class Ledger(Answers):
     """Made by `open`. `epoch` belongs to the file. Doors: `outbox` the publisher's, `cameras` intake's second, `audit` who changed what."""
 
     def __init__(
@@ -68,20 +66,19 @@ class Ledger:
         tick_s: float = TICK_S,
     ) -> None:
         path = self._path = state_dir / FILE
-        self._wall, self._monotonic, self._config = wall, monotonic, config
+        self._config = config
         self._space = Space(state_dir, config.min_free_bytes, board, monotonic=monotonic)
         space = self._space
         self._writer = Writer(
             path, board, committed=self._committed, tick=self._tick, look=space.look, refused=space.refused, tick_s=tick_s
         )
-        self._readers = Readers(path)
+        super().__init__(Readers(path), monotonic=monotonic, wall=wall)
         self._recorder = Recorder(source, composer, wall=wall)
         self._lock = -1
         self._age: AgeClock
         self._retention: Retention
         self._vanishing = Vanishing(self._writer, wall)
         self._watch = Watch(self._writer, space, board, self.announce, monotonic=monotonic, wall=wall)
-        self._figures = read.Figures()
         self.epoch = ""
         self.audit = Audit(self._writer, self._readers, self._recorder, wall)
         self.cameras = Cameras(self._writer, self._readers, wall)
@@ -125,7 +122,7 @@ class Ledger:
         sql = "SELECT key FROM landing WHERE gone IS NULL"
         self._vanishing.known = await self._readers.run(lambda c: KnownKeys(key for (key,) in c.execute(sql)))
         await self.late.load()
-        self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
+        await self._count()
 
     def _announce_first(self, connection: sqlite3.Connection, kind: str, data: Mapping[str, Any]) -> None:
         """Into a new file that is not in its place yet."""
@@ -155,26 +152,17 @@ class Ledger:
         fault: Exception | None = None
         async with asyncio.TaskGroup() as group:
             sides = [
-                group.create_task(self._count(), name="ledger-figures"),
+                group.create_task(self._keep_counting(), name="ledger-figures"),
                 group.create_task(self._watch.run(), name="ledger-watch"),
             ]
             while not stop.is_set() and (fault := self._writer.fault or self._readers.fault) is None:
                 self._vanishing.retry()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), FIGURES_S)
+                    await asyncio.wait_for(stop.wait(), TURN_S)
             for side in sides:
                 side.cancel()
         if fault is not None:
             raise fault
-
-    async def _count(self) -> None:
-        """Until cancelled; a disk that hangs holds up this and nobody else."""
-        while True:
-            began = self._monotonic()
-            # Of a file that does not read the writer tells in health; the last figures stand.
-            with suppress(Unavailable, LedgerCorrupt):
-                self._figures = await self._readers.run(lambda c: read.figures(c, self._wall()))
-            await asyncio.sleep(max(FIGURES_S, FIGURES_SHARE * (self._monotonic() - began)))
 
     def _tick(self, connection: sqlite3.Connection) -> None:
         self._lock = locked_still(self._path.parent, self._lock)
@@ -193,8 +181,6 @@ class Ledger:
         self.late.recorded(landing)
         if landing.again is None:  # else the file may be long gone
             self._known.add(landing_hash(landing.camera, landing.path, landing.size, landing.mtime_ns))
-        if recorded.outcome is Recording.RECORDED:
-            self.outbox.fresh.set()
         return recorded
 
     async def announce(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -240,14 +226,6 @@ class Ledger:
             self._known.drop(key)
         reach("disposal.told", path)
 
-    def figures(self) -> read.Figures:
-        """As of about a second ago, from memory."""
-        return self._figures
-
-    def outbox_figures(self) -> dict[str, Any]:
-        figures = self._figures
-        return {"undelivered": figures.undelivered, "parked": figures.rows["parked"], "oldest_s": figures.oldest_s}
-
     @property
     def _known(self) -> KnownKeys:
         return self._vanishing.known
@@ -265,36 +243,3 @@ class Ledger:
     @property
     def free_bytes(self) -> int | None:
         return self._space.free_bytes
-
-    async def results(
-        self,
-        *,
-        camera: str | None = None,
-        verdict: str | None = None,
-        lot: str | None = None,
-        wafer: str | None = None,
-        since: datetime | None = None,
-        after: str | None = None,
-        limit: int = 50,
-    ) -> tuple[list[dict[str, Any]], str | None]:
-        """Newest first, and the cursor of the next page. ValueError: `after` is no cursor of ours."""
-        return await self._readers.run(
-            lambda c: read.results(c, camera=camera, verdict=verdict, lot=lot, wafer=wafer, since=since, after=after, limit=limit)
-        )
-
-    async def result(self, id_: str) -> dict[str, Any] | None:
-        """The whole message."""
-        body = await self._readers.run(lambda c: read.result(c, id_))
-        return None if body is None else json.loads(body)
-
-    async def trace(self, name: str) -> list[dict[str, Any]]:
-        """Entries of every file of this name, oldest first."""
-        return await self._readers.run(lambda c: tracing.trace(c, name))
-
-    async def trace_lot(self, lot: str, limit: int) -> list[dict[str, Any]]:
-        """The newest results of a lot, oldest first."""
-        return await self._readers.run(lambda c: tracing.lot(c, lot, limit))
-
-    async def counts(self, since: datetime) -> dict[str, int]:
-        """Verdict -> how many were decided since then."""
-        return await self._readers.run(lambda c: read.counts(c, since))

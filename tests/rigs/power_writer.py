@@ -23,7 +23,7 @@ from edged.errors import Unavailable
 from edged.intake.disposal import Disposal, Pending
 from edged.intake.quarantine import Quarantine
 from edged.ledger import Ledger, connection, retention, wal
-from edged.ledger import ledger as figures
+from edged.ledger import answers as figures
 from edged.nouns import VerdictKind
 from edged.shelf import Limits
 
