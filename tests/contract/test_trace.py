@@ -160,6 +160,7 @@ def test_every_file_is_traced_within_a_second_with_the_reason_where_it_has_no_re
     moved = next(number for number in range(middle, count) if number % 3 == 0)
     assert any(entry["what"] == "moved" and entry["to"] for entry in trace(name=f"w{moved:07d}.png"))
     assert "older than the retention time" in reasons("w0000007.png")
+    assert any(entry.get("verdict") for entry in trace(name="w0000007.png")), "the verdict itself is kept"
     parked, held, due = (f"w{count - behind:07d}.png" for behind in SPECIAL)
     assert "Quota exceeded" in reasons(parked)
     assert "nobody subscribes" in reasons(held)

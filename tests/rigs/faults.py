@@ -8,6 +8,7 @@ Fixture
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,6 +119,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TABLE] = Table()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever ends the tests, mounts and processes are given back
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
