@@ -44,7 +44,7 @@ def the_other_goes_on(station: Station, prints: Prints, seconds: float, rate_per
 
 def asked_of(station: Station, model: str) -> int:
     """Requests with images that edged has sent to the model."""
-    return sum(each["requests"] for each in station.daemon.get("/api/v1/models") if each["name"] == model and "requests" in each)
+    return sum(each["requests"] for each in station.daemon.get("/api/v1/models")["models"] if each["name"] == model and "requests" in each)
 
 
 def blame(prints: Prints) -> list[str]:

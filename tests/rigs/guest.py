@@ -41,7 +41,9 @@ StandardError=file:/dev/ttyS0
 WantedBy=multi-user.target
 """
 PROLOGUE = """
-export PYTHONPATH=/opt/site-packages:/opt/edged:/opt/edged/tests PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
+mkdir -p /usr/local/lib/python3.11/dist-packages
+echo /opt/site-packages > /usr/local/lib/python3.11/dist-packages/rig.pth  # for decoders too, which inherit no path
+export PYTHONPATH=/opt/edged:/opt/edged/tests PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 ip link set lo up
 nic=$(ls /sys/class/net | grep -v lo | head -n 1)
 ip addr add 10.0.2.15/24 dev "$nic"; ip link set "$nic" up; ip route add default via 10.0.2.2
