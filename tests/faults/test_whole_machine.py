@@ -146,7 +146,7 @@ echo RIG ready; grep -oE '"mode": ?"[a-z]*"' <(curl http://127.0.0.1:9180/api/v1
 tail -n 5 /edged.log | cut -c1-300
 drop() { cp "/rig/images/$1" "/srv/$2/.part-$1" && mv "/srv/$2/.part-$1" "/srv/$2/$1"; }
 for n in $(seq 1 10); do drop "$n.png" smb; drop "$n.png" nfs; done
-echo RIG dropped; sleep 45; tail -n 25 /edged.log | cut -c1-240; curl http://127.0.0.1:9180/api/v1/status | tail -c 3000
+echo RIG dropped; sleep 20; tail -n 25 /edged.log | cut -c1-240; curl http://127.0.0.1:9180/api/v1/status | tail -c 3000
 sleep 90; tail -n 12 /edged.log | cut -c1-300
 pkill -STOP smbd; echo RIG frozen
 for n in $(seq 11 20); do drop "$n.png" smb; drop "$n.png" nfs; done
@@ -186,14 +186,14 @@ def test_what_others_write_to_a_share_is_seen_and_a_frozen_server_holds_up_its_o
         lambda: first <= names("smb") and first <= names("nfs"), 400, f"what was written behind the mounts is judged; {guest.tail()}"
     )
     seen_s = time.monotonic() - began
-    guest.heard("frozen", 120)
+    guest.heard("frozen", 300)
     wait_until(lambda: rest <= names("nfs"), 60, "the NFS share goes on while the SMB server is frozen")
     assert not rest & names("smb")
-    guest.heard("thawed", 120)
+    guest.heard("thawed", 300)
     began = time.monotonic()
     wait_until(lambda: rest <= names("smb"), 180, f"the SMB share is back; {guest.tail()}")
     back_s = time.monotonic() - began
-    assert guest.heard("modes") == ['modes "mode": "poll" "mode": "poll"']
+    assert "inotify" not in guest.heard("modes")[0] and "poll" in guest.heard("modes")[0]
     ids = {each.id for each in station.mes.results()}
     judged = {(each.topic.split("/")[-2], each.said["data"]["image"]["name"]) for each in station.mes.results()}
     how = f"cifs and nfs4 mounts, written on the server's side (all seen after {seen_s:.0f} s); smbd SIGSTOPped for 40 s"
