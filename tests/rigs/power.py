@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from rigs.processes import wait_until, with_parent
+from rigs.processes import wait_gone, wait_until, with_parent
 
 SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 NOLOGFLUSH = 2
@@ -158,7 +158,7 @@ class Writers:
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        wait_gone(self._process, 20)
         self._process.stdout.close()
         self._log.close()
 

@@ -62,16 +62,19 @@ async def persist(state: Path, ack: Ack, *, first: int) -> None:
         ack("ready")
         number, health = first, ""
         while True:
+            pause_s = 0.0
             try:
                 recorded = await ledger.record([page(b"%d.png" % number, b"content %d" % number)])
                 ack(f"recorded {recorded.ids[0]}")
                 number += 1
             except Unavailable as error:
                 ack(f"refused {error.cause}")
-                await asyncio.sleep(0.02)
+                pause_s = 0.02
+            # Before the pause: the disk may be well again after it.
             if (now := str(board.status("ledger"))) != health:
                 health = now
                 ack(f"health {health}")
+            await asyncio.sleep(pause_s)
 
 
 async def _deliver(ledger: Ledger, ack: Ack) -> None:
