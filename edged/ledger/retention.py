@@ -21,6 +21,8 @@ from edged.config import WhenFull
 from edged.failpoints import reach
 
 PIECE: Final = 100
+WANTED_PIECE: Final = 16
+"""On a full disk: what is written to delete it must fit into what the ballast left."""
 BUDGET_S: Final = 0.02
 WANTED_BUDGET_S: Final = 0.2
 DOWN_CAP_S: Final = 7 * 86_400.0
@@ -79,10 +81,11 @@ class Retention:
             return
         until, excess = now + (WANTED_BUDGET_S if wanted else BUDGET_S), self._results() - self._config.retain_rows
         too_large = self._too_large(connection)
+        piece = WANTED_PIECE if wanted else PIECE
         while self._monotonic() < until:
-            examined, deleted = self._piece(connection, excess, too_large)
+            examined, deleted = self._piece(connection, piece, excess, too_large)
             excess -= deleted
-            if examined < PIECE:
+            if examined < piece:
                 self._after = 0
                 self._rest_until = self._monotonic() + PERSIST_S * (excess <= 0 and not too_large)
                 break
@@ -97,15 +100,15 @@ class Retention:
         forgets = self._forgets and free * size < self._wanted_bytes()
         return forgets or int((pages - free) * size) > self._config.retain_bytes
 
-    def _piece(self, connection: sqlite3.Connection, excess: int, too_large: bool) -> tuple[int, int]:
-        """Looks at some of the oldest messages; returns how many it looked at before one that must stay by its age, and deleted."""
+    def _piece(self, connection: sqlite3.Connection, piece: int, excess: int, too_large: bool) -> tuple[int, int]:
+        """Looks at `piece` of the oldest messages; returns how many it looked at before one that must stay by its age, and deleted."""
         limit = self._age.now() - self._config.retain_days * 86_400
         # The newest message stays, so that row numbers never begin anew.
         rows = connection.execute(
             "SELECT m.message, m.age, r.message IS NOT NULL, EXISTS (SELECT 1 FROM outbox o WHERE o.message = m.message AND o.state < 4), "
             "m.kind, m.epoch, m.sequence FROM message m LEFT JOIN result r ON r.message = m.message "
             "WHERE m.message > ? AND m.message < (SELECT max(message) FROM message) ORDER BY m.message LIMIT ?",
-            (self._after, PIECE),
+            (self._after, piece),
         ).fetchall()
         doomed: list[tuple[int]] = []
         examined = deleted = 0
@@ -131,11 +134,11 @@ class Retention:
             "DELETE FROM landing WHERE landing IN (SELECT l.landing FROM landing l WHERE l.gone IS NOT NULL AND l.age < ? "
             "AND NOT EXISTS (SELECT 1 FROM result r WHERE r.landing = l.landing) "
             "AND NOT EXISTS (SELECT 1 FROM rejudgement j WHERE j.landing = l.landing AND j.ended IS NULL) ORDER BY l.age LIMIT ?)",
-            (limit, PIECE),
+            (limit, piece),
         )
         connection.execute(
             "DELETE FROM audit WHERE audit IN (SELECT audit FROM audit WHERE age < ? AND audit < (SELECT max(audit) FROM audit) LIMIT ?)",
-            (limit, PIECE),
+            (limit, piece),
         )
         reach("retention.piece")
         connection.execute("COMMIT")

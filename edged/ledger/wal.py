@@ -13,6 +13,8 @@ from typing import Final
 from edged.failpoints import reach
 
 CHECKPOINT_PAGES: Final = 2000
+IDLE_PAGES: Final = 200
+"""While nobody writes: what is written back by then needs no room in the ledger's file when the disk is full."""
 PAGES_A_GROUP: Final = 12
 CHANGES_A_PAGE: Final = 4
 """SQLite does not tell how long the log is without syncing it, so its growth is estimated."""
@@ -36,9 +38,9 @@ class Wal:
         self._pages += PAGES_A_GROUP + (connection.total_changes - self._changes) / CHANGES_A_PAGE
         self._changes = connection.total_changes
 
-    def write_back(self, connection: sqlite3.Connection) -> None:
+    def write_back(self, connection: sqlite3.Connection, *, idle: bool = False) -> None:
         """When it has grown enough. sqlite3.Error."""
-        if self._pages < CHECKPOINT_PAGES:
+        if self._pages < (IDLE_PAGES if idle else CHECKPOINT_PAGES):
             return
         self._pages = 0.0
         reach("ledger.checkpoint")

@@ -64,6 +64,7 @@ class Writer:
         self._under_way: list[Job[Any]] = []
         self._mark = Mark(path)
         self._wal = Wal(path)
+        self._worked = False
 
     def start(self, first: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Opens the file, so that its errors are the caller's, lets `first` look at it, and starts the thread."""
@@ -147,6 +148,7 @@ class Writer:
             commit(connection, jobs, self._path)
             self._mark.note(connection)
             self._wal.grew(connection)
+            self._worked = True
         except _DISK as error:
             self._failed(jobs, error)
         self._loop.call_soon_threadsafe(self._answer, jobs)
@@ -213,6 +215,8 @@ class Writer:
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (time.time(),))
             self._tick(connection)
             self._mark.sync()
+            self._wal.write_back(connection, idle=not self._worked)
+            self._worked = False
         except _DISK as error:
             self._failed([], error)
         else:
