@@ -132,7 +132,7 @@ def test_killed_at_its_first_inventory_or_its_end_nothing_is_lost(start_station:
         station.daemon.variables["EDGED_FAILPOINTS"] = spec
         station.daemon.start(wait=False)
         if spec.startswith("daemon"):
-            wait_until(lambda: station.daemon.get("/livez") is not None, 60, "the door is open")
+            wait_until(lambda: station.daemon.get("/readyz", 503) is not None, 60, "the door is open")
             station.drop(20)
             station.daemon.stop()
         assert station.daemon.wait(60) == -9, station.daemon.said()
