@@ -24,7 +24,7 @@ from rigs.daemon import Daemon
 from rigs.mes import Mes
 from rigs.mosquitto import Broker, BrokerOptions
 from rigs.processes import wait_until
-from rigs.tally import Image, Recorded, Tally, rows, tally
+from rigs.tally import KINDS, Image, Recorded, Tally, rows, tally
 from rigs.triton import TritonServer, _require_triton
 
 MAPS = sorted((Path(__file__).parents[1] / "data/wafer_maps/images").glob("*.png"))
@@ -70,6 +70,7 @@ class Station:
         self.home, self.broker, self.triton, self.daemon, self.folders = home, broker, triton, daemon, folders
         self.dropped: dict[Image, int] = {}
         self.mes: Mes
+        self.kinds = KINDS
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._over: float | None = None
@@ -140,7 +141,7 @@ class Station:
     def tally(self) -> Tally:
         with self._lock:
             dropped = dict(self.dropped)
-        return tally(dropped, [row for row in self.rows() if row.at > self._since], list(self.mes.arrivals), self._counted)
+        return tally(dropped, [row for row in self.rows() if row.at > self._since], list(self.mes.arrivals), self._counted, self.kinds)
 
     def begin_anew(self) -> None:
         """Once all is settled: what was dropped so far is counted no more, so that a long run stays small."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from rigs.mes import Arrival
 
+KINDS = ("result", "wafer", "event")
 Image = tuple[str, bytes, str]
 """(camera, path below its folder, sha256)"""
 
@@ -66,8 +67,10 @@ def tally(
     recorded: Sequence[Recorded],
     arrivals: Iterable[Arrival],
     counted: Mapping[tuple[str, str], int] | None = None,
+    kinds: Container[str] = KINDS,
 ) -> Tally:
-    """`dropped`: image -> its pages. `counted`: (epoch, kind) -> the number up to which was counted before.
+    """`dropped`: image -> its pages. `counted`: (epoch, kind) -> the number up to which was counted before. `kinds`: of which
+    no number may be missing.
 
     Re-judgements are verdicts of their own and do not count as doubled.
     """
@@ -80,7 +83,7 @@ def tally(
     numbers: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for arrival in arrivals:
         heard[arrival.id].add(arrival.body)
-        if arrival.sequence > before.get((arrival.epoch, arrival.kind), 0):
+        if arrival.kind in kinds and arrival.sequence > before.get((arrival.epoch, arrival.kind), 0):
             numbers[arrival.epoch, arrival.kind].add(arrival.sequence)
     wanted = {(image, page) for image, pages in dropped.items() for page in range(pages)}
     lost = sum(not any(id_ in heard for id_ in ids.get(each, ())) for each in wanted)
