@@ -42,6 +42,13 @@ class Reached:
         return f"its newest rows are missing (it ends at {', '.join(short)})" if short else None
 
 
+_REACHED: Final = (
+    "SELECT value, (SELECT json_group_object(kind, last) FROM sequence), "
+    "NOT EXISTS (SELECT 1 FROM absent) AND NOT EXISTS (SELECT 1 FROM ended) FROM meta WHERE key = 'epoch'"
+)
+"""One look after each commit."""
+
+
 class Mark:
     """`{ledger}.mark`. For one thread at a time."""
 
@@ -63,10 +70,8 @@ class Mark:
 
     def note(self, connection: sqlite3.Connection) -> None:
         """After a commit."""
-        (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        lasts = dict(connection.execute("SELECT kind, last FROM sequence").fetchall())
-        (whole,) = connection.execute("SELECT NOT EXISTS (SELECT 1 FROM absent) AND NOT EXISTS (SELECT 1 FROM ended)").fetchone()
-        text = json.dumps({"epoch": epoch, "last": lasts, "whole": bool(whole)}).encode()
+        epoch, lasts, whole = connection.execute(_REACHED).fetchone()
+        text = json.dumps({"epoch": epoch, "last": json.loads(lasts), "whole": bool(whole)}).encode()
         if text == self._written:
             return
         with suppress(OSError):

@@ -10,29 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from contract.ledger_pages import opened, page
-from rigs.daemon import Daemon
+from rigs.daemon import ONE_CAMERA, Daemon
 from rigs.processes import free_port
 
 PAGE = 4096
-CONFIG = """
-[station]
-enterprise = "acme"
-site = "fab2"
-area = "litho"
-tool = "INSP07"
-instance = "a"
-[triton]
-endpoints = ["127.0.0.1:{triton}"]
-[mqtt]
-port = {mqtt}
-[[recipe]]
-name = "maps"
-models = ["wafer_pattern"]
-[[camera]]
-name = "cam1"
-folder = "{folder}"
-recipe = "maps"
-"""
 
 
 async def _filled(state: Path) -> list[str]:
@@ -54,7 +35,7 @@ def test_damage_found_while_it_runs_costs_one_restart_which_says_what_is_lost(st
     """Broker and Triton are away: the ledger's damage is nothing to them."""
     folder = tmp_path / "drop"
     folder.mkdir()
-    daemon = start_daemon(CONFIG.format(triton=free_port(), mqtt=free_port(), folder=folder), run=False)
+    daemon = start_daemon(ONE_CAMERA.format(triton=free_port(), mqtt=free_port(), folder=folder), run=False)
     ids = asyncio.run(_filled(daemon.state))
     daemon.start(ready=False)
     _damage_bodies(daemon.state / "ledger.db")
